@@ -1,0 +1,342 @@
+import { ComputeAddress } from "@cdktf/provider-google/lib/compute-address";
+import { ComputeDisk } from "@cdktf/provider-google/lib/compute-disk";
+import { ComputeFirewall } from "@cdktf/provider-google/lib/compute-firewall";
+import { SecretManagerSecret } from "@cdktf/provider-google/lib/secret-manager-secret";
+import { SecretManagerSecretIamMember } from "@cdktf/provider-google/lib/secret-manager-secret-iam-member";
+import { Fn, Lazy, Token } from "cdktf";
+import { Construct } from "constructs";
+import { BuildCache } from "./build-cache";
+import { HostVm, HostVmProps } from "./host-vm";
+import { AptRepository, DOCKER_REPOSITORY, repositorySettings } from "./package-sources";
+import { json, numberText, renderTemplate, terraformString } from "./rendering";
+import { bucketName, check, cidr, diskType, duration, httpUrl, integer, port } from "./rules";
+import { checkSecretReference, SecretReference, secretUri } from "./secret-reference";
+import { DOCKER_PACKAGES, IMAGES } from "./versions";
+
+/** The program that serves the build cache by the S3 protocol. */
+export enum BuildCacheServer {
+  /** https://github.com/versity/versitygw: maintained, and an object is a file on the disk. */
+  VERSITYGW = "versitygw",
+  /** https://github.com/minio/minio: unmaintained; for those who have MinIO's data on the disk already. */
+  MINIO = "minio",
+}
+
+export interface CacheHostProps extends HostVmProps {
+  /**
+   * TCP port of the registry mirror.
+   *
+   * @default 6000
+   */
+  readonly registryMirrorPort?: number;
+  /**
+   * The registry that is mirrored. Docker uses a mirror for Docker Hub only.
+   *
+   * @default "https://registry-1.docker.io"
+   */
+  readonly registryUpstream?: string;
+  /**
+   * How long the mirror keeps an image that nobody pulls, as a Go duration.
+   *
+   * @default "168h"
+   */
+  readonly registryTtl?: string;
+  /**
+   * Account at Docker Hub, against its limit of 100 pulls in 6 hours for all workers together. What it may read, everybody
+   * who reaches the mirror may read.
+   *
+   * @default - none
+   */
+  readonly dockerHubUsername?: string;
+  /**
+   * Secret with that account's access token. Needed with `dockerHubUsername`.
+   *
+   * @default - none
+   */
+  readonly dockerHubToken?: SecretReference;
+  /**
+   * TCP port of the build cache.
+   *
+   * @default 9005
+   */
+  readonly buildCachePort?: number;
+  /**
+   * Name of the build cache's bucket: the folder below `/export`.
+   *
+   * @default "runner"
+   */
+  readonly bucket?: string;
+  /**
+   * The program that serves the build cache.
+   *
+   * @default BuildCacheServer.VERSITYGW
+   */
+  readonly buildCacheServer?: BuildCacheServer;
+  /**
+   * Days after which a build cache that was not written again is deleted, at least 1.
+   *
+   * @default 14
+   */
+  readonly maxAgeDays?: number;
+  /**
+   * Fill level of the data disk in percent from which on the oldest build caches are deleted, 50 to 95.
+   *
+   * @default 85
+   */
+  readonly highWaterPercent?: number;
+  /**
+   * Size of the data disk in GB, at least 10. It may grow in place; Google cannot shrink a disk.
+   *
+   * @default 100
+   */
+  readonly cacheDiskGb?: number;
+  /**
+   * Type of the data disk.
+   *
+   * @default "pd-balanced"
+   */
+  readonly cacheDiskType?: string;
+  /**
+   * IPv4 ranges that may use the mirror and the build cache besides the runners that are attached to them.
+   *
+   * @default - none
+   */
+  readonly clientRanges?: string[];
+  /**
+   * Id of the secret in which the host keeps the build cache's keys, which it makes itself.
+   *
+   * @default - the name of the host, with "-keys"
+   */
+  readonly keysSecretId?: string;
+  /**
+   * Where Docker is installed from.
+   *
+   * @default - Docker's own repository (`DOCKER_REPOSITORY`)
+   */
+  readonly dockerRepository?: AptRepository;
+  /**
+   * The packages that are installed from there, as apt takes them: `name=version`, with `*` for any part.
+   *
+   * @default - `DOCKER_PACKAGES`
+   */
+  readonly dockerPackages?: string[];
+  /**
+   * Image of the registry mirror.
+   *
+   * @default - `IMAGES.registry`
+   */
+  readonly registryImage?: string;
+  /**
+   * Image of the build cache's server.
+   *
+   * @default - `IMAGES` of the `buildCacheServer`
+   */
+  readonly buildCacheImage?: string;
+}
+
+/** Where the data disk shows up on the host: /dev/disk/by-id/google-cache. */
+const DATA_DISK = "cache";
+
+/**
+ * A VM next door that keeps what builds would download again: a pull-through mirror of Docker Hub, and an S3 server for the
+ * runner's build caches. Both keep their data on a disk that outlives the VM.
+ */
+export class CacheHost extends HostVm {
+  /** URL for `engine-registry-mirror`. */
+  public readonly registryMirrorUrl: string;
+  /** What a runner has to know to use the build cache. */
+  public readonly buildCache: BuildCache;
+  /** `host:port` of the build cache. */
+  public readonly buildCacheEndpoint: string;
+
+  private readonly clients: string[] = [];
+
+  constructor(scope: Construct, id: string, props: CacheHostProps) {
+    super(scope, id, props);
+    const registryMirrorPort = props.registryMirrorPort ?? 6000;
+    const buildCachePort = props.buildCachePort ?? 9005;
+    const bucket = props.bucket ?? "runner";
+    const server = props.buildCacheServer ?? BuildCacheServer.VERSITYGW;
+    check(port, "registryMirrorPort", registryMirrorPort);
+    check(port, "buildCachePort", buildCachePort);
+    if (registryMirrorPort === buildCachePort) {
+      throw new Error(`'buildCachePort' must differ from 'registryMirrorPort', got ${buildCachePort} for both`);
+    }
+    for (const [property, value] of Object.entries({ registryMirrorPort, buildCachePort })) {
+      if (value === 22) {
+        throw new Error(`'${property}' must not be the host's SSH port, got 22`);
+      }
+    }
+    check(httpUrl, "registryUpstream", props.registryUpstream);
+    check(duration, "registryTtl", props.registryTtl);
+    check(bucketName, "bucket", bucket);
+    check(integer(1, 3650, "days"), "maxAgeDays", props.maxAgeDays);
+    check(integer(50, 95, "percent"), "highWaterPercent", props.highWaterPercent);
+    check(integer(10, 65536, "GB"), "cacheDiskGb", props.cacheDiskGb);
+    check(diskType, "cacheDiskType", props.cacheDiskType);
+    props.clientRanges?.forEach((range) => check(cidr, "clientRanges", range));
+    if (!Object.values(BuildCacheServer).includes(server)) {
+      throw new Error(
+        `'buildCacheServer' must be one of ${Object.values(BuildCacheServer).join(", ")}, got ${JSON.stringify(server)}`,
+      );
+    }
+    if ((props.dockerHubUsername === undefined) !== (props.dockerHubToken === undefined)) {
+      const missing = props.dockerHubUsername === undefined ? "dockerHubUsername" : "dockerHubToken";
+      throw new Error(`'${missing}' must be given too: Docker Hub wants a user name and an access token`);
+    }
+    const { project, zone } = this;
+
+    const keys = new SecretManagerSecret(this, "Keys", {
+      project,
+      secretId: props.keysSecretId ?? `${this.name}-keys`,
+      replication: { auto: {} },
+      labels: this.labels,
+    });
+    const credentials: SecretReference = { project, secretId: keys.secretId };
+    for (const [grant, role] of [
+      ["ReadKeys", "roles/secretmanager.secretAccessor"],
+      ["AddKeys", "roles/secretmanager.secretVersionAdder"],
+    ] as const) {
+      this.neededAtBoot(
+        new SecretManagerSecretIamMember(this, grant, { project, secretId: keys.secretId, role, member: this.member }),
+      );
+    }
+    if (props.dockerHubToken !== undefined) {
+      const { dockerHubToken } = props;
+      checkSecretReference("dockerHubToken", dockerHubToken);
+      this.neededAtBoot(
+        new SecretManagerSecretIamMember(this, "ReadDockerHubToken", {
+          project: dockerHubToken.project,
+          secretId: dockerHubToken.secretId,
+          role: "roles/secretmanager.secretAccessor",
+          member: this.member,
+        }),
+      );
+    }
+
+    const disk = new ComputeDisk(this, "Disk", {
+      project,
+      zone,
+      name: `${this.name}-data`,
+      size: props.cacheDiskGb ?? 100,
+      type: props.cacheDiskType ?? "pd-balanced",
+      labels: this.labels,
+    });
+    // The same address after the VM was replaced: running workers have it in their configuration.
+    const address = new ComputeAddress(this, "Address", {
+      project,
+      region: regionOf(zone),
+      name: this.name,
+      addressType: "INTERNAL",
+      subnetwork: props.network.subnetwork ?? props.network.network,
+      labels: this.labels,
+    });
+    this.createInstance({
+      template: "cache-host.yaml.hbs",
+      settings: {
+        docker: repositorySettings(
+          "dockerRepository",
+          props.dockerRepository ?? DOCKER_REPOSITORY,
+          props.dockerPackages ?? DOCKER_PACKAGES,
+        ),
+        buildCacheKeysSecret: `projects/${project}/secrets/${keys.secretId}`,
+      },
+      attributes: {
+        "compose-yaml": terraformString(
+          renderTemplate("compose.yaml.hbs", {
+            registryImage: props.registryImage ?? IMAGES.registry,
+            registryPorts: `${numberText(registryMirrorPort)}:5000`,
+            registryUpstream: props.registryUpstream ?? "https://registry-1.docker.io",
+            registryTtl: props.registryTtl ?? "168h",
+            dockerHub: props.dockerHubToken && {
+              username: props.dockerHubUsername,
+              password: secretUri(props.dockerHubToken),
+            },
+            buildCacheImage: props.buildCacheImage ?? IMAGES[server],
+            buildCachePorts: `${numberText(buildCachePort)}:9000`,
+            ...buildCacheService(server, secretUri(credentials, "access_key"), secretUri(credentials, "secret_key")),
+          }),
+        ),
+        "cache-settings": terraformString(
+          json({
+            registryMirrorPort,
+            buildCachePort,
+            bucket,
+            maxAgeDays: props.maxAgeDays ?? 14,
+            highWaterPercent: props.highWaterPercent ?? 85,
+          }),
+        ),
+      },
+      attachedDisk: { source: disk.selfLink, deviceName: DATA_DISK },
+      networkIp: address.address,
+    });
+
+    this.registryMirrorUrl = `http://${address.address}:${numberText(registryMirrorPort)}`;
+    this.buildCacheEndpoint = `${address.address}:${numberText(buildCachePort)}`;
+    this.buildCache = {
+      credentials,
+      config: {
+        type: "s3",
+        shared: true,
+        s3: {
+          serverAddress: this.buildCacheEndpoint,
+          accessKey: secretUri(credentials, "access_key"),
+          secretKey: secretUri(credentials, "secret_key"),
+          bucketName: bucket,
+          // Else the runner asks the server first.
+          bucketLocation: "us-east-1",
+          authenticationType: "access-key",
+          insecure: true,
+          pathStyle: true,
+        },
+      },
+    };
+    this.createFirewall(props, [registryMirrorPort, buildCachePort]);
+  }
+
+  /** Lets what acts as this service account use the mirror and the build cache. A runner registration does it by itself. */
+  public allowFrom(serviceAccountEmail: string): void {
+    this.clients.push(serviceAccountEmail);
+  }
+
+  private createFirewall(props: CacheHostProps, ports: number[]): void {
+    const { clientRanges = [] } = props;
+    new ComputeFirewall(this, "Clients", {
+      project: this.networkProject,
+      name: `${this.name}-clients`,
+      description: `Registry mirror and build cache of ${this.name}`,
+      network: props.network.network,
+      sourceServiceAccounts: Lazy.listValue({ produce: () => [...new Set(this.clients)] }, { omitEmpty: true }),
+      // With nobody to let in the host lets itself in: a rule without a source would be open to the world.
+      sourceRanges: Lazy.listValue(
+        {
+          produce: () =>
+            clientRanges.length + this.clients.length > 0 ? clientRanges : [`${this.internalAddress}/32`],
+        },
+        { omitEmpty: true },
+      ),
+      targetServiceAccounts: [this.serviceAccountEmail],
+      allow: [{ protocol: "tcp", ports: ports.map(numberText) }],
+    });
+  }
+}
+
+function regionOf(zone: string): string {
+  return Token.isUnresolved(zone)
+    ? Fn.join("-", Token.asList(Fn.slice(Token.asList(Fn.split("-", zone)), 0, 2)))
+    : zone.replace(/-[^-]+$/, "");
+}
+
+function buildCacheService(server: BuildCacheServer, accessKey: string, secretKey: string): object {
+  switch (server) {
+    case BuildCacheServer.VERSITYGW:
+      return {
+        buildCacheEnvironment: { ROOT_ACCESS_KEY: accessKey, ROOT_SECRET_KEY: secretKey },
+        buildCacheCommand: ["--port", ":9000", "--quiet", "--health", "/healthz", "posix", "/export"],
+      };
+    case BuildCacheServer.MINIO:
+      return {
+        buildCacheEnvironment: { MINIO_ROOT_USER: accessKey, MINIO_ROOT_PASSWORD: secretKey, MINIO_BROWSER: "off" },
+        buildCacheCommand: ["server", "--address", ":9000", "/export"],
+      };
+  }
+}

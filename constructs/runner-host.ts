@@ -1,0 +1,247 @@
+import { ProjectIamCustomRole } from "@cdktf/provider-google/lib/project-iam-custom-role";
+import { ProjectIamMember } from "@cdktf/provider-google/lib/project-iam-member";
+import { SecretManagerSecretIamMember } from "@cdktf/provider-google/lib/secret-manager-secret-iam-member";
+import { ServiceAccountIamMember } from "@cdktf/provider-google/lib/service-account-iam-member";
+import { Resource as NullResource } from "@cdktf/provider-null/lib/resource";
+import { DefaultTokenResolver, Fn, Lazy, StringConcat, TerraformResource, Tokenization } from "cdktf";
+import { Construct } from "constructs";
+import { HostVm, HostVmProps } from "./host-vm";
+import { idSuffix } from "./names";
+import {
+  AptRepository,
+  DOCKER_MACHINE_DOWNLOAD,
+  DOCKER_REPOSITORY,
+  DockerMachineDownload,
+  dockerMachineSettings,
+  GITLAB_RUNNER_REPOSITORY,
+  repositorySettings,
+} from "./package-sources";
+import { terraformString } from "./rendering";
+import { check, gitlabRunnerVersion, integer } from "./rules";
+import { globalTable, LogFormat, LogLevel, mergeTables, renderConfigToml, TomlTable } from "./runner-config";
+import { SecretReference } from "./secret-reference";
+import { DOCKER_PACKAGES, GITLAB_RUNNER_VERSION } from "./versions";
+
+export interface RunnerHostProps extends HostVmProps {
+  /**
+   * `concurrent`: most jobs at once, over all registrations of this host, at least 1.
+   *
+   * @default 10
+   */
+  readonly concurrent?: number;
+  /**
+   * `check_interval`: seconds between two questions for a job; 0 is GitLab Runner's default, 3.
+   *
+   * @default - not written
+   */
+  readonly checkInterval?: number;
+  /**
+   * `log_level`.
+   *
+   * @default - GitLab Runner's: info
+   */
+  readonly logLevel?: LogLevel;
+  /**
+   * `log_format`.
+   *
+   * @default "json"
+   */
+  readonly logFormat?: LogFormat;
+  /**
+   * `shutdown_timeout`: seconds that a stop by force takes at most.
+   *
+   * @default - GitLab Runner's: 30
+   */
+  readonly shutdownTimeout?: number;
+  /**
+   * `connection_max_age`: a Go duration.
+   *
+   * @default - GitLab Runner's: 15m
+   */
+  readonly connectionMaxAge?: string;
+  /**
+   * `sentry_dsn`: where the runner's own errors are reported.
+   *
+   * @default - nowhere
+   */
+  readonly sentryDsn?: string;
+  /**
+   * Version of GitLab Runner, at least 19.3.0. Changing it replaces the VM.
+   *
+   * @default - `GITLAB_RUNNER_VERSION`
+   */
+  readonly gitlabRunnerVersion?: string;
+  /**
+   * Where GitLab Runner is installed from.
+   *
+   * @default - GitLab's own repository (`GITLAB_RUNNER_REPOSITORY`)
+   */
+  readonly gitlabRunnerRepository?: AptRepository;
+  /**
+   * Where Docker is installed from.
+   *
+   * @default - Docker's own repository (`DOCKER_REPOSITORY`)
+   */
+  readonly dockerRepository?: AptRepository;
+  /**
+   * The packages that are installed from there, as apt takes them: `name=version`, with `*` for any part.
+   *
+   * @default - `DOCKER_PACKAGES`
+   */
+  readonly dockerPackages?: string[];
+  /**
+   * Where docker-machine is downloaded from.
+   *
+   * @default - GitLab's own download (`DOCKER_MACHINE_DOWNLOAD`), without a checksum
+   */
+  readonly dockerMachine?: DockerMachineDownload;
+  /**
+   * Anything else for the global section of config.toml, with GitLab's own keys; `null` removes a key.
+   *
+   * @default - nothing
+   */
+  readonly overrides?: TomlTable;
+}
+
+/**
+ * What docker-machine's google driver calls, and no more: it makes, labels, starts, stops and removes VMs with their disks.
+ * https://cloud.google.com/compute/docs/reference/rest/v1/instances
+ */
+const DOCKER_MACHINE_PERMISSIONS = [
+  "compute.disks.create",
+  "compute.disks.delete",
+  "compute.disks.get",
+  "compute.disks.setLabels",
+  "compute.disks.use",
+  "compute.images.useReadOnly",
+  "compute.instances.create",
+  "compute.instances.delete",
+  "compute.instances.get",
+  "compute.instances.setLabels",
+  "compute.instances.setMetadata",
+  "compute.instances.setServiceAccount",
+  "compute.instances.setTags",
+  "compute.instances.start",
+  "compute.instances.stop",
+  "compute.projects.get",
+  "compute.subnetworks.use",
+  "compute.zoneOperations.get",
+];
+
+/** A VM that runs GitLab Runner: it asks GitLab for jobs and makes a VM for each, or gives it one that is idle. */
+export class RunnerHost extends HostVm {
+  /** Version of GitLab Runner. */
+  public readonly gitlabRunnerVersion: string;
+
+  private readonly runners: TomlTable[] = [];
+  private readonly grants = new Set<string>();
+  private rendered?: string;
+
+  constructor(scope: Construct, id: string, props: RunnerHostProps) {
+    super(scope, id, props);
+    const { project, zone, name } = this;
+    this.gitlabRunnerVersion = props.gitlabRunnerVersion ?? GITLAB_RUNNER_VERSION;
+    check(gitlabRunnerVersion, "gitlabRunnerVersion", this.gitlabRunnerVersion);
+    check(integer(1, undefined, "jobs at once"), "concurrent", props.concurrent);
+    check(integer(0, undefined, "seconds"), "checkInterval", props.checkInterval);
+    check(integer(1, undefined, "seconds"), "shutdownTimeout", props.shutdownTimeout);
+
+    // Google keeps the id of a deleted role for weeks and gives it to nobody: a new deployment needs a new one.
+    const roleSuffix = new NullResource(this, "RoleSuffix", {});
+    const role = new ProjectIamCustomRole(this, "Role", {
+      project,
+      roleId: `gitlabRunner_${Fn.substr(Fn.sha256(roleSuffix.id), 0, 8)}`,
+      title: `GitLab Runner manager ${name}`,
+      description: "What docker-machine needs to make and remove VMs",
+      permissions: DOCKER_MACHINE_PERMISSIONS,
+    });
+    this.neededAtBoot(new ProjectIamMember(this, "ManageVms", { project, role: role.name, member: this.member }));
+
+    const global = mergeTables(
+      globalTable({
+        concurrent: props.concurrent ?? 10,
+        checkInterval: props.checkInterval,
+        logLevel: props.logLevel,
+        logFormat: props.logFormat ?? "json",
+        shutdownTimeout: props.shutdownTimeout,
+        connectionMaxAge: props.connectionMaxAge,
+        sentryDsn: props.sentryDsn,
+      }),
+      props.overrides ?? {},
+    );
+    const packages = ["gitlab-runner", "gitlab-runner-helper-images"].map(
+      (name) => `${name}=${this.gitlabRunnerVersion}-1`,
+    );
+    this.createInstance({
+      template: "runner-host.yaml.hbs",
+      settings: {
+        docker: repositorySettings(
+          "dockerRepository",
+          props.dockerRepository ?? DOCKER_REPOSITORY,
+          props.dockerPackages ?? DOCKER_PACKAGES,
+        ),
+        gitlabRunner: repositorySettings(
+          "gitlabRunnerRepository",
+          props.gitlabRunnerRepository ?? GITLAB_RUNNER_REPOSITORY,
+          packages,
+        ),
+        dockerMachine: dockerMachineSettings(props.dockerMachine ?? DOCKER_MACHINE_DOWNLOAD),
+        // A host that takes this one's place is the same runner manager to GitLab.
+        managerIdentity: `${project}/${zone}/${name}`,
+      },
+      attributes: {
+        "config-toml": Lazy.stringValue({ produce: () => this.renderConfig(global) }),
+      },
+    });
+    this.node.addValidation({
+      validate: () =>
+        this.runners.length > 0
+          ? []
+          : [
+              "no RunnerRegistration is attached to this host: GitLab Runner would ask nobody for jobs. Create one with this 'host'",
+            ],
+    });
+  }
+
+  private renderConfig(global: TomlTable): string {
+    // Asked for several times in one synthesis, after the last registration.
+    this.rendered ??= terraformString(renderConfigToml(global, this.runners));
+    return this.rendered;
+  }
+
+  /** Adds a `[[runners]]` entry. Called by the registration. */
+  public addRunner(runner: TomlTable): void {
+    this.runners.push(runner);
+    this.rendered = undefined;
+  }
+
+  /** Lets the host read the secret. */
+  public grantSecretAccess({ project, secretId }: SecretReference): void {
+    this.grantOnce("ReadSecret", `${project}/${secretId}`, (id) => {
+      const role = "roles/secretmanager.secretAccessor";
+      return new SecretManagerSecretIamMember(this, id, { project, secretId, role, member: this.member });
+    });
+  }
+
+  /** Lets the host make VMs that act as this service account. */
+  public grantActAs(serviceAccountEmail: string): void {
+    this.grantOnce("ActAs", serviceAccountEmail, (id) => {
+      const serviceAccountId = `projects/${this.project}/serviceAccounts/${serviceAccountEmail}`;
+      return new ServiceAccountIamMember(this, id, {
+        serviceAccountId,
+        role: "roles/iam.serviceAccountUser",
+        member: this.member,
+      });
+    });
+  }
+
+  /** One member a right: were there two, the end of one registration would take the right from the other. */
+  private grantOnce(kind: string, subject: string, grant: (id: string) => TerraformResource): void {
+    const resolver = new DefaultTokenResolver(new StringConcat());
+    const id = `${kind}${idSuffix(String(Tokenization.resolve(subject, { scope: this, resolver, preparing: false })))}`;
+    if (!this.grants.has(id)) {
+      this.grants.add(id);
+      this.neededAtBoot(grant(id));
+    }
+  }
+}
