@@ -4,9 +4,12 @@ import { App, GcsBackend, LocalBackend, TerraformOutput, TerraformStack, Terrafo
 import { Construct } from "constructs";
 import {
   CacheHost,
+  CacheHostProps,
   DockerMachineWorkers,
+  DockerMachineWorkersProps,
   GITLAB_RUNNER_VERSION,
   RunnerHost,
+  RunnerHostProps,
   RunnerNetwork,
   RunnerRegistration,
   WORKER_IMAGE,
@@ -14,13 +17,34 @@ import {
 import * as rules from "./constructs/rules";
 import { diskFitsImage } from "./constructs/worker-images";
 
+export interface GitlabRunnerStackProps {
+  /**
+   * What the cache host has otherwise: package sources and images of mirrors behind a firewall, another machine type …
+   *
+   * @default - nothing
+   */
+  readonly cacheHost?: Partial<CacheHostProps>;
+  /**
+   * What the runner host has otherwise.
+   *
+   * @default - nothing
+   */
+  readonly runnerHost?: Partial<RunnerHostProps>;
+  /**
+   * What the workers have otherwise: schedules, tags …
+   *
+   * @default - nothing
+   */
+  readonly workers?: Partial<DockerMachineWorkersProps>;
+}
+
 /**
  * The ready stack: a network of its own, a cache host, and a runner host with one runner whose jobs run on VMs made for them.
  * Every setting is a Terraform variable. What changes the shape (an existing network, schedules, a second runner) is chosen
  * in code: see examples/.
  */
 export class GitlabRunnerStack extends TerraformStack {
-  constructor(scope: Construct, id: string) {
+  constructor(scope: Construct, id: string, props: GitlabRunnerStackProps = {}) {
     super(scope, id);
     this.addOverride("terraform.required_version", ">= 1.11");
     this.chooseBackend();
@@ -193,6 +217,7 @@ export class GitlabRunnerStack extends TerraformStack {
       cacheDiskGb,
       maxAgeDays: cacheMaxAgeDays,
       labels,
+      ...props.cacheHost,
     });
     const host = new RunnerHost(this, "RunnerHost", {
       project,
@@ -202,6 +227,7 @@ export class GitlabRunnerStack extends TerraformStack {
       concurrent,
       gitlabRunnerVersion,
       labels,
+      ...props.runnerHost,
     });
     new RunnerRegistration(this, "Runner", {
       host,
@@ -224,6 +250,7 @@ export class GitlabRunnerStack extends TerraformStack {
         idleTime,
         maxBuilds,
         labels,
+        ...props.workers,
       }),
     });
 

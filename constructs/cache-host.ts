@@ -227,7 +227,7 @@ export class CacheHost extends HostVm {
       region: regionOf(zone),
       name: this.name,
       addressType: "INTERNAL",
-      subnetwork: props.network.subnetwork ?? props.network.network,
+      subnetwork: props.network.subnetwork,
       labels: this.labels,
     });
     this.createInstance({

@@ -42,7 +42,7 @@ export function machineOptions(input: MachineOptionsInput): string[] | IResolvab
     `google-disk-type=${input.diskType}`,
     `google-username=${input.username}`,
     `google-network=${input.network.network}`,
-    ...(input.network.subnetwork === undefined ? [] : [`google-subnetwork=${input.network.subnetwork}`]),
+    `google-subnetwork=${input.network.subnetwork}`,
     "google-use-internal-ip-only",
     // Else the driver opens port 2376 to the world, in a rule that all deployments of a project share.
     "google-skip-firewall-create",

@@ -2,14 +2,11 @@
 export interface NetworkAttachment {
   /** The VPC network: its name or self link. */
   readonly network: string;
+  /** The subnetwork in the region of the VM: its name or self link. In an auto mode network it has the network's name. */
+  readonly subnetwork: string;
   /**
-   * The subnetwork: its name or self link. Needed unless the network makes its subnetworks by itself.
-   *
-   * @default - the network's own one in the region
-   */
-  readonly subnetwork?: string;
-  /**
-   * Project of the network, where its firewall rules live: the host project of a shared VPC.
+   * Project of the network, where its firewall rules live: the host project of a shared VPC. There the runner host's service
+   * account also needs `roles/compute.networkUser` on the subnetwork, to make workers in it.
    *
    * @default - the project of the construct that is attached
    */
