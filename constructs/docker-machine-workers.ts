@@ -89,10 +89,10 @@ export interface DockerMachineWorkersProps {
    */
   readonly idleTime?: number;
   /**
-   * `MaxBuilds`: jobs that one VM may run before it is removed; 0 is no limit. 1 gives every job a fresh VM, which is what
-   * GitLab recommends for privileged jobs.
+   * `MaxBuilds`: jobs that one VM may run before it is removed; 0 is no limit. Use 1 with privileged jobs, as GitLab recommends:
+   * such a job can leave something behind for the next one.
    *
-   * @default 1
+   * @default 10
    */
   readonly maxBuilds?: number;
   /**
@@ -188,14 +188,14 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
     return {
       executor: "docker+machine",
       limit: props.limit ?? 10,
-      maxBuilds: props.maxBuilds ?? 1,
+      maxBuilds: props.maxBuilds ?? 10,
       removedIn: DOCKER_MACHINE_REMOVED_IN,
       machine: {
         idleCount: props.idleCount ?? 0,
         idleScaleFactor: props.idleScaleFactor,
         idleCountMin: props.idleCountMin,
         idleTime: props.idleTime ?? 600,
-        maxBuilds: props.maxBuilds ?? 1,
+        maxBuilds: props.maxBuilds ?? 10,
         maxGrowthRate: props.maxGrowthRate,
         machineDriver: "google",
         machineName: props.machineName ?? "%s",
