@@ -133,6 +133,15 @@ export interface CacheHostProps extends HostVmProps {
   readonly buildCacheImage?: string;
 }
 
+/** What the host's programs read live, in the metadata attribute `cache-settings`. */
+interface CacheSettings {
+  readonly registryMirrorPort: number;
+  readonly buildCachePort: number;
+  readonly bucket: string;
+  readonly maxAgeDays: number;
+  readonly highWaterPercent: number;
+}
+
 /** Where the data disk shows up on the host: /dev/disk/by-id/google-cache. */
 const DATA_DISK = "cache";
 
@@ -152,67 +161,17 @@ export class CacheHost extends HostVm {
 
   constructor(scope: Construct, id: string, props: CacheHostProps) {
     super(scope, id, props);
-    const registryMirrorPort = props.registryMirrorPort ?? 6000;
-    const buildCachePort = props.buildCachePort ?? 9005;
-    const bucket = props.bucket ?? "runner";
-    const server = props.buildCacheServer ?? BuildCacheServer.VERSITYGW;
-    check(port, "registryMirrorPort", registryMirrorPort);
-    check(port, "buildCachePort", buildCachePort);
-    if (registryMirrorPort === buildCachePort) {
-      throw new Error(`'buildCachePort' must differ from 'registryMirrorPort', got ${buildCachePort} for both`);
-    }
-    for (const [property, value] of Object.entries({ registryMirrorPort, buildCachePort })) {
-      if (value === 22) {
-        throw new Error(`'${property}' must not be the host's SSH port, got 22`);
-      }
-    }
-    check(httpUrl, "registryUpstream", props.registryUpstream);
-    check(duration, "registryTtl", props.registryTtl);
-    check(bucketName, "bucket", bucket);
-    check(integer(1, 3650, "days"), "maxAgeDays", props.maxAgeDays);
-    check(integer(50, 95, "percent"), "highWaterPercent", props.highWaterPercent);
-    check(integer(10, 65536, "GB"), "cacheDiskGb", props.cacheDiskGb);
-    check(diskType, "cacheDiskType", props.cacheDiskType);
-    props.clientRanges?.forEach((range) => check(cidr, "clientRanges", range));
-    if (!Object.values(BuildCacheServer).includes(server)) {
-      throw new Error(
-        `'buildCacheServer' must be one of ${Object.values(BuildCacheServer).join(", ")}, got ${JSON.stringify(server)}`,
-      );
-    }
-    if ((props.dockerHubUsername === undefined) !== (props.dockerHubToken === undefined)) {
-      const missing = props.dockerHubUsername === undefined ? "dockerHubUsername" : "dockerHubToken";
-      throw new Error(`'${missing}' must be given too: Docker Hub wants a user name and an access token`);
-    }
+    const settings = {
+      registryMirrorPort: props.registryMirrorPort ?? 6000,
+      buildCachePort: props.buildCachePort ?? 9005,
+      bucket: props.bucket ?? "runner",
+      maxAgeDays: props.maxAgeDays ?? 14,
+      highWaterPercent: props.highWaterPercent ?? 85,
+    };
+    checkProps(props, settings);
     const { project, zone } = this;
-
-    const keys = new SecretManagerSecret(this, "Keys", {
-      project,
-      secretId: props.keysSecretId ?? `${this.name}-keys`,
-      replication: { auto: {} },
-      labels: this.labels,
-    });
-    const credentials: SecretReference = { project, secretId: keys.secretId };
-    for (const [grant, role] of [
-      ["ReadKeys", "roles/secretmanager.secretAccessor"],
-      ["AddKeys", "roles/secretmanager.secretVersionAdder"],
-    ] as const) {
-      this.neededAtBoot(
-        new SecretManagerSecretIamMember(this, grant, { project, secretId: keys.secretId, role, member: this.member }),
-      );
-    }
-    if (props.dockerHubToken !== undefined) {
-      const { dockerHubToken } = props;
-      checkSecretReference("dockerHubToken", dockerHubToken);
-      this.neededAtBoot(
-        new SecretManagerSecretIamMember(this, "ReadDockerHubToken", {
-          project: dockerHubToken.project,
-          secretId: dockerHubToken.secretId,
-          role: "roles/secretmanager.secretAccessor",
-          member: this.member,
-        }),
-      );
-    }
-
+    const credentials = this.createKeys(props);
+    this.readDockerHubToken(props);
     const disk = new ComputeDisk(this, "Disk", {
       project,
       zone,
@@ -222,7 +181,7 @@ export class CacheHost extends HostVm {
       labels: this.labels,
     });
     // The same address after the VM was replaced: running workers have it in their configuration.
-    const address = new ComputeAddress(this, "Address", {
+    const { address } = new ComputeAddress(this, "Address", {
       project,
       region: regionOf(zone),
       name: this.name,
@@ -238,40 +197,19 @@ export class CacheHost extends HostVm {
           props.dockerRepository ?? DOCKER_REPOSITORY,
           props.dockerPackages ?? DOCKER_PACKAGES,
         ),
-        buildCacheKeysSecret: `projects/${project}/secrets/${keys.secretId}`,
+        buildCacheKeysSecret: `projects/${project}/secrets/${credentials.secretId}`,
       },
       attributes: {
-        "compose-yaml": terraformString(
-          renderTemplate("compose.yaml.hbs", {
-            registryImage: props.registryImage ?? IMAGES.registry,
-            registryPorts: `${numberText(registryMirrorPort)}:5000`,
-            registryUpstream: props.registryUpstream ?? "https://registry-1.docker.io",
-            registryTtl: props.registryTtl ?? "168h",
-            dockerHub: props.dockerHubToken && {
-              username: props.dockerHubUsername,
-              password: secretUri(props.dockerHubToken),
-            },
-            buildCacheImage: props.buildCacheImage ?? IMAGES[server],
-            buildCachePorts: `${numberText(buildCachePort)}:9000`,
-            ...buildCacheService(server, secretUri(credentials, "access_key"), secretUri(credentials, "secret_key")),
-          }),
-        ),
-        "cache-settings": terraformString(
-          json({
-            registryMirrorPort,
-            buildCachePort,
-            bucket,
-            maxAgeDays: props.maxAgeDays ?? 14,
-            highWaterPercent: props.highWaterPercent ?? 85,
-          }),
-        ),
+        "compose-yaml": terraformString(composeFile(props, settings, credentials)),
+        "cache-settings": terraformString(json(settings)),
       },
       attachedDisk: { source: disk.selfLink, deviceName: DATA_DISK },
-      networkIp: address.address,
+      networkIp: address,
     });
+    this.createFirewall(props, [settings.registryMirrorPort, settings.buildCachePort]);
 
-    this.registryMirrorUrl = `http://${address.address}:${numberText(registryMirrorPort)}`;
-    this.buildCacheEndpoint = `${address.address}:${numberText(buildCachePort)}`;
+    this.registryMirrorUrl = `http://${address}:${numberText(settings.registryMirrorPort)}`;
+    this.buildCacheEndpoint = `${address}:${numberText(settings.buildCachePort)}`;
     this.buildCache = {
       credentials,
       config: {
@@ -281,7 +219,7 @@ export class CacheHost extends HostVm {
           serverAddress: this.buildCacheEndpoint,
           accessKey: secretUri(credentials, "access_key"),
           secretKey: secretUri(credentials, "secret_key"),
-          bucketName: bucket,
+          bucketName: settings.bucket,
           // Else the runner asks the server first.
           bucketLocation: "us-east-1",
           authenticationType: "access-key",
@@ -290,12 +228,40 @@ export class CacheHost extends HostVm {
         },
       },
     };
-    this.createFirewall(props, [registryMirrorPort, buildCachePort]);
   }
 
   /** Lets what acts as this service account use the mirror and the build cache. A runner registration does it by itself. */
   public allowFrom(serviceAccountEmail: string): void {
     this.clients.push(serviceAccountEmail);
+  }
+
+  /** An empty secret; the host adds the keys. */
+  private createKeys(props: CacheHostProps): SecretReference {
+    const { project, member } = this;
+    const { secretId } = new SecretManagerSecret(this, "Keys", {
+      project,
+      secretId: props.keysSecretId ?? `${this.name}-keys`,
+      replication: { auto: {} },
+      labels: this.labels,
+    });
+    for (const [id, role] of [
+      ["ReadKeys", "roles/secretmanager.secretAccessor"],
+      ["AddKeys", "roles/secretmanager.secretVersionAdder"],
+    ]) {
+      this.neededAtBoot(new SecretManagerSecretIamMember(this, id, { project, secretId, role, member }));
+    }
+    return { project, secretId };
+  }
+
+  private readDockerHubToken({ dockerHubToken }: CacheHostProps): void {
+    if (dockerHubToken === undefined) {
+      return;
+    }
+    const { project, secretId } = dockerHubToken;
+    const role = "roles/secretmanager.secretAccessor";
+    this.neededAtBoot(
+      new SecretManagerSecretIamMember(this, "ReadDockerHubToken", { project, secretId, role, member: this.member }),
+    );
   }
 
   private createFirewall(props: CacheHostProps, ports: number[]): void {
@@ -320,10 +286,61 @@ export class CacheHost extends HostVm {
   }
 }
 
+function checkProps(props: CacheHostProps, { registryMirrorPort, buildCachePort, bucket }: CacheSettings): void {
+  for (const [property, value] of Object.entries({ registryMirrorPort, buildCachePort })) {
+    check(port, property, value);
+    if (value === 22) {
+      throw new Error(`'${property}' must not be the host's SSH port, got 22`);
+    }
+  }
+  if (registryMirrorPort === buildCachePort) {
+    throw new Error(`'buildCachePort' must differ from 'registryMirrorPort', got ${buildCachePort} for both`);
+  }
+  check(httpUrl, "registryUpstream", props.registryUpstream);
+  check(duration, "registryTtl", props.registryTtl);
+  check(bucketName, "bucket", bucket);
+  check(integer(1, 3650, "days"), "maxAgeDays", props.maxAgeDays);
+  check(integer(50, 95, "percent"), "highWaterPercent", props.highWaterPercent);
+  check(integer(10, 65536, "GB"), "cacheDiskGb", props.cacheDiskGb);
+  check(diskType, "cacheDiskType", props.cacheDiskType);
+  props.clientRanges?.forEach((range) => check(cidr, "clientRanges", range));
+  const servers = Object.values(BuildCacheServer);
+  if (props.buildCacheServer !== undefined && !servers.includes(props.buildCacheServer)) {
+    const got = JSON.stringify(props.buildCacheServer);
+    throw new Error(`'buildCacheServer' must be one of ${servers.join(", ")}, got ${got}`);
+  }
+  const { dockerHubUsername, dockerHubToken } = props;
+  if ((dockerHubUsername === undefined) !== (dockerHubToken === undefined)) {
+    const missing = dockerHubUsername === undefined ? "dockerHubUsername" : "dockerHubToken";
+    throw new Error(`'${missing}' must be given too: Docker Hub wants a user name and an access token`);
+  }
+  if (dockerHubToken !== undefined) {
+    checkSecretReference("dockerHubToken", dockerHubToken);
+  }
+}
+
 function regionOf(zone: string): string {
   return Token.isUnresolved(zone)
     ? Fn.join("-", Token.asList(Fn.slice(Token.asList(Fn.split("-", zone)), 0, 2)))
     : zone.replace(/-[^-]+$/, "");
+}
+
+function composeFile(props: CacheHostProps, settings: CacheSettings, credentials: SecretReference): string {
+  const server = props.buildCacheServer ?? BuildCacheServer.VERSITYGW;
+  return renderTemplate("compose.yaml.hbs", {
+    registryImage: props.registryImage ?? IMAGES.registry,
+    registryPorts: `${numberText(settings.registryMirrorPort)}:5000`,
+    registryUpstream: props.registryUpstream ?? "https://registry-1.docker.io",
+    registryTtl: props.registryTtl ?? "168h",
+    dockerHub: props.dockerHubToken && {
+      username: props.dockerHubUsername,
+      password: secretUri(props.dockerHubToken),
+    },
+    buildCacheImage: props.buildCacheImage ?? IMAGES[server],
+    buildCachePorts: `${numberText(settings.buildCachePort)}:9000`,
+    bucket: settings.bucket,
+    ...buildCacheService(server, secretUri(credentials, "access_key"), secretUri(credentials, "secret_key")),
+  });
 }
 
 function buildCacheService(server: BuildCacheServer, accessKey: string, secretKey: string): object {
