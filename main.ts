@@ -3,7 +3,6 @@ import { NullProvider } from "@cdktf/provider-null/lib/provider";
 import {
   App,
   GcsBackend,
-  LocalBackend,
   TerraformOutput,
   TerraformStack,
   TerraformVariable,
@@ -298,8 +297,7 @@ export class GitlabRunnerStack extends TerraformStack {
     if (typeof bucket === "string") {
       new GcsBackend(this, { bucket, prefix: this.node.id });
     } else {
-      // For a stack without any, cdktf adds one with the absolute path of this folder.
-      new LocalBackend(this, { path: "terraform.tfstate" });
+      // cdktf's own would have the absolute path of this folder in it.
       this.addOverride("terraform.backend", undefined);
     }
   }

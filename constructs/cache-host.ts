@@ -9,7 +9,7 @@ import { BuildCache } from "./build-cache";
 import { HostVm, HostVmProps } from "./host-vm";
 import { AptRepository, DOCKER_REPOSITORY, repositorySettings } from "./package-sources";
 import { json, numberText, renderTemplate, terraformString } from "./rendering";
-import { bucketName, check, cidr, diskType, duration, httpUrl, integer, port } from "./rules";
+import { bucketName, check, cidr, diskType, duration, httpUrl, integer, port, secretId } from "./rules";
 import { checkSecretReference, SecretReference, secretUri } from "./secret-reference";
 import { DOCKER_PACKAGES, IMAGES } from "./versions";
 
@@ -293,17 +293,20 @@ function checkProps(props: CacheHostProps, { registryMirrorPort, buildCachePort,
       throw new Error(`'${property}' must not be the host's SSH port, got 22`);
     }
   }
-  if (registryMirrorPort === buildCachePort) {
+  if (!Token.isUnresolved(buildCachePort) && registryMirrorPort === buildCachePort) {
     throw new Error(`'buildCachePort' must differ from 'registryMirrorPort', got ${buildCachePort} for both`);
   }
   check(httpUrl, "registryUpstream", props.registryUpstream);
   check(duration, "registryTtl", props.registryTtl);
   check(bucketName, "bucket", bucket);
+  check(secretId, "keysSecretId", props.keysSecretId);
   check(integer(1, 3650, "days"), "maxAgeDays", props.maxAgeDays);
   check(integer(50, 95, "percent"), "highWaterPercent", props.highWaterPercent);
   check(integer(10, 65536, "GB"), "cacheDiskGb", props.cacheDiskGb);
   check(diskType, "cacheDiskType", props.cacheDiskType);
-  props.clientRanges?.forEach((range) => check(cidr, "clientRanges", range));
+  if (!Token.isUnresolved(props.clientRanges)) {
+    props.clientRanges?.forEach((range) => check(cidr, "clientRanges", range));
+  }
   const servers = Object.values(BuildCacheServer);
   if (props.buildCacheServer !== undefined && !servers.includes(props.buildCacheServer)) {
     const got = JSON.stringify(props.buildCacheServer);

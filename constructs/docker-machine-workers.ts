@@ -6,7 +6,7 @@ import { checkLabels, Labels } from "./labels";
 import { machineOptions } from "./machine-options";
 import { defaultName, idSuffix, serviceAccountId } from "./names";
 import { NetworkAttachment } from "./network-attachment";
-import { check, diskType, image, integer, machineType, projectId, resourceName, zone } from "./rules";
+import { check, diskType, image, integer, machineType, nameWithRoom, projectId, resourceName, zone } from "./rules";
 import { AutoscalingConfig, Flag } from "./runner-config";
 import { checkPeriod, checkTimezone } from "./schedule";
 import { DOCKER_MACHINE_REMOVED_IN, WORKER_IMAGE } from "./versions";
@@ -21,7 +21,8 @@ export interface DockerMachineWorkersProps {
   /** Where the VMs are attached. They get internal addresses only: the network needs a way out, such as Cloud NAT. */
   readonly network: NetworkAttachment;
   /**
-   * Name of the workers' service account and firewall rules. The VMs' own names are given by GitLab Runner.
+   * Name of the workers' service account and, with suffixes, of their firewall rules: at most 55 of a-z, 0-9 and -. The VMs'
+   * own names are given by GitLab Runner.
    *
    * @default - made from the construct's path
    */
@@ -154,7 +155,11 @@ export interface DockerMachineWorkersProps {
 
 /** Executor `docker+machine`: each job runs in Docker on a VM that docker-machine makes, and removes when it is idle for long. */
 export class DockerMachineWorkers extends Construct implements RunnerWorkers {
+  /** Name of the service account and of the firewall rules. */
   public readonly name: string;
+  /** Project of the VMs. */
+  public readonly project: string;
+  /** E-mail of the service account that the VMs act as. */
   public readonly serviceAccountEmail: string;
 
   private readonly props: DockerMachineWorkersProps;
@@ -162,6 +167,7 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
   constructor(scope: Construct, id: string, props: DockerMachineWorkersProps) {
     super(scope, id);
     this.name = props.name ?? defaultName(this);
+    this.project = props.project;
     this.props = props;
     this.checkProps();
     this.warn();
@@ -176,19 +182,10 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
 
   public attach(manager: WorkersManager): WorkersConfig {
     const { props } = this;
-    new ComputeFirewall(this, `FromManager${idSuffix(manager.path)}`, {
-      project: props.network.project ?? props.project,
-      name: `${this.name}-${idSuffix(manager.path)}`,
-      description: `SSH and Docker from ${manager.name} to its workers`,
-      network: props.network.network,
-      sourceServiceAccounts: [manager.serviceAccountEmail],
-      targetServiceAccounts: [this.serviceAccountEmail],
-      allow: [{ protocol: "tcp", ports: ["22", "2376"] }],
-    });
+    this.letIn(manager);
     return {
       executor: "docker+machine",
       limit: props.limit ?? 10,
-      maxBuilds: props.maxBuilds ?? 10,
       removedIn: DOCKER_MACHINE_REMOVED_IN,
       machine: {
         idleCount: props.idleCount ?? 0,
@@ -218,22 +215,44 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
     };
   }
 
+  private letIn(manager: WorkersManager): void {
+    const { network, project } = this.props;
+    const suffix = idSuffix(manager.path);
+    if (this.node.tryFindChild(`FromManager${suffix}`) !== undefined) {
+      return;
+    }
+    new ComputeFirewall(this, `FromManager${suffix}`, {
+      project: network.project ?? project,
+      name: `${this.name}-${suffix}`,
+      description: `SSH and Docker from ${manager.name} to its workers`,
+      network: network.network,
+      sourceServiceAccounts: [manager.serviceAccountEmail],
+      targetServiceAccounts: [this.serviceAccountEmail],
+      allow: [{ protocol: "tcp", ports: ["22", "2376"] }],
+    });
+  }
+
   private checkProps(): void {
     const { props } = this;
     const workerImage = props.image ?? WORKER_IMAGE;
     check(projectId, "project", props.project);
     check(zone, "zone", props.zone);
     check(resourceName, "name", this.name);
+    check(nameWithRoom, "name", this.name);
     check(machineType, "machineType", props.machineType);
     check(image, "image", props.image);
     check(diskType, "diskType", props.diskType);
-    check(integer(minimumDiskGb(workerImage), 65536, `GB, the size of ${workerImage} and up`), "diskGb", props.diskGb);
+    const imageName = Token.isUnresolved(workerImage) ? "the image" : workerImage;
+    check(integer(minimumDiskGb(workerImage), 65536, `GB, the size of ${imageName} and up`), "diskGb", props.diskGb);
     check(integer(0, undefined, "VMs; 0 is no limit"), "limit", props.limit);
     check(integer(0, undefined, "VMs"), "idleCount", props.idleCount);
     check(integer(0, undefined, "VMs"), "idleCountMin", props.idleCountMin);
     check(integer(60, undefined, "seconds"), "idleTime", props.idleTime);
     check(integer(0, undefined, "jobs a VM; 0 is no limit"), "maxBuilds", props.maxBuilds);
     check(integer(0, undefined, "VMs; 0 is no limit"), "maxGrowthRate", props.maxGrowthRate);
+    if (!Token.isUnresolved(props.tags)) {
+      props.tags?.forEach((tag) => check(resourceName, "tags", tag));
+    }
     checkFactor("idleScaleFactor", props.idleScaleFactor);
     checkMachineName(props.machineName);
     checkLabels(props.labels);
@@ -243,7 +262,9 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
       if (!Array.isArray(entry.periods) || entry.periods.length === 0) {
         throw new Error(`'${property("periods")}' must have at least one period, got ${JSON.stringify(entry.periods)}`);
       }
-      entry.periods.forEach((period) => checkPeriod(property("periods"), period));
+      if (!Token.isUnresolved(entry.periods)) {
+        entry.periods.forEach((period) => checkPeriod(property("periods"), period));
+      }
       checkTimezone(property("timezone"), entry.timezone);
       check(integer(0, undefined, "VMs"), property("idleCount"), entry.idleCount);
       check(integer(0, undefined, "VMs"), property("idleCountMin"), entry.idleCountMin);

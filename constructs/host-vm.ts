@@ -9,7 +9,7 @@ import { checkLabels, Labels, mergeLabels } from "./labels";
 import { defaultName, serviceAccountId } from "./names";
 import { NetworkAttachment } from "./network-attachment";
 import { hostFile, json, numberText, renderTemplate, terraformString } from "./rendering";
-import { check, image, integer, machineType, projectId, resourceName, zone } from "./rules";
+import { check, image, integer, machineType, nameWithRoom, projectId, resourceName, zone } from "./rules";
 import { HOST_IMAGE } from "./versions";
 
 /** What `CacheHost` and `RunnerHost` have in common. */
@@ -21,7 +21,7 @@ export interface HostVmProps {
   /** Where the VM is attached. It gets an internal address only: the network needs a way out, such as Cloud NAT. */
   readonly network: NetworkAttachment;
   /**
-   * Name of the VM and, with suffixes, of what belongs to it.
+   * Name of the VM and, with suffixes, of what belongs to it: at most 55 of a-z, 0-9 and -.
    *
    * @default - made from the construct's path
    */
@@ -107,6 +107,7 @@ export abstract class HostVm extends Construct {
     check(projectId, "project", props.project);
     check(zone, "zone", props.zone);
     check(resourceName, "name", this.name);
+    check(nameWithRoom, "name", this.name);
     check(machineType, "machineType", props.machineType);
     check(image, "image", props.image);
     check(integer(10, 65536, "GB, and no smaller than the image"), "bootDiskGb", props.bootDiskGb);

@@ -32,46 +32,57 @@ export interface MachineOptionsInput {
  * https://gitlab.com/gitlab-org/ci-cd/docker-machine/-/blob/main/docs/drivers/gce.md
  */
 export function machineOptions(input: MachineOptionsInput): string[] | IResolvable {
-  const { labels = {}, registryMirrorUrl, spot } = input;
-  const options = [
-    `google-project=${input.project}`,
-    `google-zone=${input.zone}`,
-    `google-machine-type=${input.machineType}`,
-    `google-machine-image=${driverImage(input.image)}`,
-    `google-disk-size=${numberText(input.diskGb)}`,
-    `google-disk-type=${input.diskType}`,
-    `google-username=${input.username}`,
-    `google-network=${input.network.network}`,
-    `google-subnetwork=${input.network.subnetwork}`,
-    "google-use-internal-ip-only",
-    // Else the driver opens port 2376 to the world, in a rule that all deployments of a project share.
-    "google-skip-firewall-create",
-    `google-service-account=${input.serviceAccountEmail}`,
-    `google-scopes=${input.scopes.join(",")}`,
-    ...(input.tags === undefined ? [] : [`google-tags=${input.tags.join(",")}`]),
-    ...(spot === undefined || spot === false
-      ? []
-      : [spot === true ? "google-preemptible" : `google-preemptible=${Token.asString(spot)}`]),
-    // docker-machine comes by a key in the metadata, which OS Login would ignore.
-    "google-metadata=enable-oslogin=FALSE",
-    "google-metadata=block-project-ssh-keys=TRUE",
-    `google-metadata-from-file=startup-script=${WORKER_STARTUP}`,
-    ...(registryMirrorUrl === undefined
-      ? []
-      : [`google-metadata=registry-mirror=${registryMirrorUrl}`, `engine-registry-mirror=${registryMirrorUrl}`]),
-    `google-label=gitlab-runner-manager:${input.owner}`,
-    ...(isTokenMap(labels) ? [] : Object.entries(labels).map(([key, value]) => `google-label=${key}:${value}`)),
-    ...(input.machineOptions ?? []),
+  const { registryMirrorUrl, spot } = input;
+  const lists = [
+    [
+      `google-project=${input.project}`,
+      `google-zone=${input.zone}`,
+      `google-machine-type=${input.machineType}`,
+      `google-machine-image=${driverImage(input.image)}`,
+      `google-disk-size=${numberText(input.diskGb)}`,
+      `google-disk-type=${input.diskType}`,
+      `google-username=${input.username}`,
+      `google-network=${input.network.network}`,
+      `google-subnetwork=${input.network.subnetwork}`,
+      "google-use-internal-ip-only",
+      // Else the driver opens port 2376 to the world, in a rule that all deployments of a project share.
+      "google-skip-firewall-create",
+      `google-service-account=${input.serviceAccountEmail}`,
+      `google-scopes=${commaList(input.scopes)}`,
+      ...(input.tags === undefined ? [] : [`google-tags=${commaList(input.tags)}`]),
+      ...(spot === undefined || spot === false ? [] : [spotOption(spot)]),
+      // docker-machine comes by a key in the metadata, which OS Login would ignore.
+      "google-metadata=enable-oslogin=FALSE",
+      "google-metadata=block-project-ssh-keys=TRUE",
+      `google-metadata-from-file=startup-script=${WORKER_STARTUP}`,
+      ...(registryMirrorUrl === undefined
+        ? []
+        : [`google-metadata=registry-mirror=${registryMirrorUrl}`, `engine-registry-mirror=${registryMirrorUrl}`]),
+    ],
+    labelOptions(input.labels ?? {}),
+    // Behind the user's: of two labels with one key the last holds.
+    [`google-label=gitlab-runner-manager:${input.owner}`],
+    input.machineOptions ?? [],
   ];
-  if (!isTokenMap(labels)) {
-    return options;
+  if (!lists.some((list) => Token.isUnresolved(list))) {
+    return (lists as string[][]).flat();
   }
-  return Token.asAny(
-    Fn.concat([
-      options.map(stringExpression),
-      Fn.formatlist("google-label=%s:%s", [Fn.keys(labels), Fn.values(labels)]),
-    ]),
-  );
+  const literal = (list: string[]) => list.map(stringExpression);
+  return Token.asAny(Fn.concat(lists.map((list) => (Token.isUnresolved(list) ? list : literal(list as string[])))));
+}
+
+function labelOptions(labels: Labels): string[] | IResolvable {
+  return isTokenMap(labels)
+    ? Token.asAny(Fn.formatlist("google-label=%s:%s", [Fn.keys(labels), Fn.values(labels)]))
+    : Object.entries(labels).map(([key, value]) => `google-label=${key}:${value}`);
+}
+
+function spotOption(spot: Flag): string {
+  return spot === true ? "google-preemptible" : `google-preemptible=${Token.asString(spot)}`;
+}
+
+function commaList(list: string[]): string {
+  return Token.isUnresolved(list) ? Fn.join(",", list) : list.join(",");
 }
 
 /** The driver puts its own prefix before an image and strips only that one: with another in the way it finds nothing. */

@@ -71,6 +71,9 @@ export function json(value: unknown): string {
     const members = Object.entries(value).filter(([, member]) => member !== undefined);
     return `{${members.map(([key, member]) => `${json(key)}: ${json(member)}`).join(", ")}}`;
   }
+  if (value === undefined) {
+    throw new Error("a value that a template of cloud-init/ names is missing");
+  }
   return JSON.stringify(value).replace(NOT_PRINTABLE, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 

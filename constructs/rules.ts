@@ -11,20 +11,24 @@ export interface Rule<T> {
   holds(value: T): boolean;
   /** The same as a Terraform expression about what `reference` refers to. */
   condition(reference: string): string;
+  /** Whether somebody may put a secret there by mistake: then no message repeats the value. */
+  readonly mayBeSecret?: boolean;
 }
 
 /** Throws, with the property, the value got and what to do, when a literal breaks the rule. A token is Terraform's to judge. */
 export function check<T>(rule: Rule<T>, property: string, value: T | undefined): void {
   if (value !== undefined && !Token.isUnresolved(value) && !rule.holds(value)) {
-    throw new Error(`'${property}' must ${rule.must}, got ${JSON.stringify(value)}`);
+    const got = rule.mayBeSecret && looksLikeToken(String(value)) ? "a token (not shown)" : JSON.stringify(value);
+    throw new Error(`'${property}' must ${rule.must}, got ${got}`);
   }
 }
 
 /** The rule as the validation of a Terraform variable. */
 export function validation<T>(rule: Rule<T>, variable: string): TerraformVariableValidationConfig {
+  const got = rule.mayBeSecret ? "the value got is not shown" : `got \${jsonencode(var.${variable})}`;
   return {
     condition: `\${${rule.condition(`var.${variable}`)}}`,
-    errorMessage: `'${variable}' must ${rule.must}, got \${jsonencode(var.${variable})}.`,
+    errorMessage: `'${variable}' must ${rule.must}, ${got}.`,
   };
 }
 
@@ -77,7 +81,13 @@ export const resourceName = pattern(
   "be a Google Cloud resource name (1 to 63 of a-z, 0-9 and -, beginning with a letter, not ending in -)",
 );
 
-/** A name that leaves room for the longest suffix, "-workers", in a service account's id of 6 to 30 characters. */
+/** A name that others are made from, with suffixes such as "-clients". */
+export const nameWithRoom = pattern(
+  "^.{1,55}$",
+  "have at most 55 characters: names with a suffix are made from it, and Google's end at 63",
+);
+
+/** A name that leaves room for the longest suffix, "-manager", in a service account's id of 6 to 30 characters. */
 export const baseName = pattern(
   "^[a-z]([-a-z0-9]{0,20}[a-z0-9])$",
   "be 2 to 22 of a-z, 0-9 and -, beginning with a letter, not ending in - (names of VMs and service accounts are made from it)",
@@ -113,16 +123,19 @@ export const bucketName = pattern(
 );
 
 /** https://cloud.google.com/secret-manager/docs/creating-and-accessing-secrets; a token in its place would be published. */
-export const secretId: Rule<string> = both(
-  pattern("^[A-Za-z0-9_-]{1,255}$", "be the id of a Secret Manager secret (1 to 255 of letters, digits, _ and -)"),
-  {
-    must: "not be the token itself: store that with `gcloud secrets create`",
-    holds: (value) => !looksLikeToken(value),
-    condition: (reference) => `!can(regex(${JSON.stringify(TOKEN_PREFIX)}, ${reference}))`,
-  },
-);
+export const secretId: Rule<string> = {
+  ...both(
+    pattern("^[A-Za-z0-9_-]{1,255}$", "be the id of a Secret Manager secret (1 to 255 of letters, digits, _ and -)"),
+    {
+      must: "not be the token itself: store that with `gcloud secrets create`",
+      holds: (value) => !looksLikeToken(value),
+      condition: (reference) => `!can(regex(${JSON.stringify(TOKEN_PREFIX)}, ${reference}))`,
+    },
+  ),
+  mayBeSecret: true,
+};
 
-const TOKEN_PREFIX = "^(glrt-|glrtr-|glpat-|gldt-|GR1348941)";
+const TOKEN_PREFIX = "^\\s*(glrt-|glrtr-|glpat-|gldt-|GR1348941)";
 
 /** https://docs.gitlab.com/security/tokens/#token-prefixes */
 export function looksLikeToken(value: string): boolean {

@@ -295,6 +295,9 @@ const SHELLS = ["bash", "sh", "cmd", "pwsh", "powershell"];
 
 /** Throws for what `gitlab-runner lint` lets pass and the running runner, or its first job, does not. */
 export function checkRunnerTable(runner: TomlTable): void {
+  if (runner["executor"] === undefined) {
+    throw new Error("'executor' must not be removed: GitLab Runner needs one");
+  }
   oneOf("executor", runner["executor"], EXECUTORS);
   oneOf("shell", runner["shell"], SHELLS);
   const docker = asTable(runner["docker"]);
@@ -309,7 +312,8 @@ export function checkRunnerTable(runner: TomlTable): void {
   }
 }
 
-function asTable(value: unknown): TomlTable {
+/** The value if it is a table, else an empty one. */
+export function asTable(value: unknown): TomlTable {
   return isTable(value) ? value : {};
 }
 

@@ -17,7 +17,7 @@ import {
   repositorySettings,
 } from "./package-sources";
 import { terraformString } from "./rendering";
-import { check, gitlabRunnerVersion, integer } from "./rules";
+import { check, duration, gitlabRunnerVersion, integer } from "./rules";
 import { globalTable, LogFormat, LogLevel, mergeTables, renderConfigToml, TomlTable } from "./runner-config";
 import { SecretReference } from "./secret-reference";
 import { DOCKER_PACKAGES, GITLAB_RUNNER_VERSION } from "./versions";
@@ -145,6 +145,7 @@ export class RunnerHost extends HostVm {
     check(integer(1, undefined, "jobs at once"), "concurrent", props.concurrent);
     check(integer(0, undefined, "seconds"), "checkInterval", props.checkInterval);
     check(integer(1, undefined, "seconds"), "shutdownTimeout", props.shutdownTimeout);
+    check(duration, "connectionMaxAge", props.connectionMaxAge);
 
     // Google keeps the id of a deleted role for weeks and gives it to nobody: a new deployment needs a new one.
     const roleSuffix = new NullResource(this, "RoleSuffix", {});

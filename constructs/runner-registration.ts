@@ -1,9 +1,10 @@
-import { Annotations, TerraformStack, Token } from "cdktf";
-import { Construct } from "constructs";
+import { Annotations, Fn, TerraformStack, Token } from "cdktf";
+import { Construct, IConstruct } from "constructs";
 import { CacheHost } from "./cache-host";
-import { check, httpUrl, integer } from "./rules";
+import { check, duration, httpUrl, integer } from "./rules";
 import { RunnerHost } from "./runner-host";
 import {
+  asTable,
   CacheConfig,
   checkRunnerTable,
   DockerConfig,
@@ -135,16 +136,24 @@ export class RunnerRegistration extends Construct {
     if (!(host instanceof RunnerHost)) {
       throw new Error(`'host' must be a RunnerHost, got ${typeof host}`);
     }
-    if (TerraformStack.of(host) !== TerraformStack.of(this)) {
+    this.checkStack("host", host, "its config.toml is written there");
+    this.checkStack("workers", workers, "its firewall rule names the host");
+    if (!Token.isUnresolved(host.project) && !Token.isUnresolved(workers.project) && host.project !== workers.project) {
       throw new Error(
-        `'host' must be of the registration's own stack, '${TerraformStack.of(this).node.id}', got '${host.node.path}': its config.toml is written there`,
+        `'workers' must be of the host's own project, '${host.project}', got '${workers.project}': it may make VMs only there`,
       );
+    }
+    if (cacheHost !== undefined) {
+      this.checkStack("cacheHost", cacheHost, "its firewall rule names the host and the workers");
     }
     check(httpUrl, "gitlabUrl", props.gitlabUrl);
     check(httpUrl, "cloneUrl", props.cloneUrl);
     checkSecretReference("token", props.token);
     check(integer(1, undefined, "requests at once"), "requestConcurrency", props.requestConcurrency);
     check(integer(1, undefined, "kB"), "outputLimit", props.outputLimit);
+    for (const property of ["unhealthyInterval", "prepareTimeout", "getSourcesTimeout"] as const) {
+      check(duration, property, props[property]);
+    }
 
     const workersConfig = workers.attach({
       path: host.node.path,
@@ -163,6 +172,15 @@ export class RunnerRegistration extends Construct {
       host.grantSecretAccess(cacheHost.buildCache.credentials);
       cacheHost.allowFrom(host.serviceAccountEmail);
       cacheHost.allowFrom(workers.serviceAccountEmail);
+    }
+  }
+
+  private checkStack(property: string, construct: IConstruct, why: string): void {
+    const stack = TerraformStack.of(this);
+    if (TerraformStack.of(construct) !== stack) {
+      throw new Error(
+        `'${property}' must be of the registration's own stack, '${stack.node.id}', got '${construct.node.path}': ${why}`,
+      );
     }
   }
 
@@ -192,7 +210,7 @@ export class RunnerRegistration extends Construct {
         image: "alpine:latest",
         privileged: false,
         ...docker,
-        volumes: [...(docker?.volumes ?? ["/cache"]), ...mirrorVolume],
+        volumes: withMirror(docker?.volumes ?? ["/cache"], mirrorVolume),
       },
       machine: workers.machine,
       cache: (hostCache ?? cache) && {
@@ -205,10 +223,16 @@ export class RunnerRegistration extends Construct {
 
   private warn(runner: TomlTable, workers: WorkersConfig, version: string): void {
     const warnings = Annotations.of(this);
-    const docker = runner["docker"] as TomlTable;
-    if (docker["privileged"] === true && workers.maxBuilds !== 1 && !Token.isUnresolved(workers.maxBuilds)) {
+    const docker = asTable(runner["docker"]);
+    const maxBuilds = asTable(runner["machine"])["MaxBuilds"] ?? 0;
+    if (
+      docker["privileged"] === true &&
+      typeof maxBuilds === "number" &&
+      maxBuilds !== 1 &&
+      !Token.isUnresolved(maxBuilds)
+    ) {
       warnings.addWarning(
-        `'docker.privileged' with 'maxBuilds' ${workers.maxBuilds}: a job is root on its VM and can leave something behind for the next one. ` +
+        `'docker.privileged' with 'maxBuilds' ${maxBuilds}: a job is root on its VM and can leave something behind for the next one. ` +
           "GitLab recommends 'maxBuilds' 1 for privileged jobs: https://docs.gitlab.com/runner/security/",
       );
     }
@@ -219,4 +243,11 @@ export class RunnerRegistration extends Construct {
       );
     }
   }
+}
+
+function withMirror(volumes: string[], mirror: string[]): string[] {
+  if (mirror.length === 0) {
+    return volumes;
+  }
+  return Token.isUnresolved(volumes) ? Token.asList(Fn.concat([volumes, mirror])) : [...volumes, ...mirror];
 }

@@ -1,3 +1,4 @@
+import { IConstruct } from "constructs";
 import { MachineConfig } from "./runner-config";
 
 /** The runner host, as its workers see it. */
@@ -15,15 +16,15 @@ export interface WorkersManager {
 export interface WorkersConfig {
   readonly executor: string;
   readonly limit: number;
-  /** Jobs that one VM runs; 0 is no limit. */
-  readonly maxBuilds: number;
   /** First major version of GitLab Runner that does not have this executor. */
   readonly removedIn?: number;
   readonly machine?: MachineConfig;
 }
 
 /** Where jobs run. The kind that is passed to a registration chooses its executor. */
-export interface RunnerWorkers {
+export interface RunnerWorkers extends IConstruct {
+  /** Project of the VMs. */
+  readonly project: string;
   /** E-mail of the service account that the VMs act as. */
   readonly serviceAccountEmail: string;
   /** Lets the manager reach the workers, and tells it how to make them. Called by the registration. */

@@ -23,8 +23,7 @@ export function checkTimezone(property: string, timezone: string | undefined): v
   if (timezone === undefined || Token.isUnresolved(timezone) || timezone === "Local") {
     return;
   }
-  // Node takes any letter case and offsets such as +07:00; Go looks for a file of that very name.
-  if (!/^[A-Z]/.test(timezone) || !isKnown(timezone)) {
+  if (!isKnown(timezone)) {
     throw new Error(
       `'${property}' must be an IANA time zone such as Asia/Jakarta, UTC or Local, got ${JSON.stringify(timezone)}; see \`timedatectl list-timezones\``,
     );
@@ -32,9 +31,13 @@ export function checkTimezone(property: string, timezone: string | undefined): v
 }
 
 function isKnown(timezone: string): boolean {
+  // Node takes any letter case and offsets such as +07:00; Go looks for a file of that very name.
+  if (!/^[A-Z][A-Za-z0-9+_-]*(\/[A-Z][A-Za-z0-9+_-]*)*$/.test(timezone)) {
+    return false;
+  }
   try {
-    new Intl.DateTimeFormat("en", { timeZone: timezone });
-    return true;
+    const { timeZone } = new Intl.DateTimeFormat("en", { timeZone: timezone }).resolvedOptions();
+    return timeZone === timezone || timeZone.toLowerCase() !== timezone.toLowerCase();
   } catch {
     return false;
   }
