@@ -59,6 +59,9 @@ test("default registration: the config.toml of its host", () => {
    executor = "docker+machine"
    limit = 10
 
+   [runners.feature_flags]
+   FF_DISABLE_AUTOMATIC_TOKEN_ROTATION = true
+
    [runners.docker]
    image = "alpine:latest"
    privileged = false
@@ -152,7 +155,7 @@ test("every typed property is in the entry", () => {
 
 test("nothing but GitLab's keys is in the entry", () => {
   expect(Object.keys(entry({ mirrorInJobs: true }, { withCacheHost: true })).sort()).toEqual(
-    ["cache", "docker", "executor", "limit", "machine", "name", "token", "url"].sort(),
+    ["cache", "docker", "executor", "feature_flags", "limit", "machine", "name", "token", "url"].sort(),
   );
 });
 

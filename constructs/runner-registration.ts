@@ -26,8 +26,8 @@ export interface RunnerRegistrationProps {
   /** URL of GitLab, such as https://gitlab.com. */
   readonly gitlabUrl: string;
   /**
-   * Secret with the runner authentication token, `glrt-…`, that GitLab shows once when a runner is created. Tags, locked and
-   * run-untagged are settings of the runner in GitLab.
+   * Secret with the runner authentication token, `glrt-…`, that GitLab shows once when a runner is created. A new version of
+   * it is live within a minute. Tags, locked and run-untagged are settings of the runner in GitLab.
    * https://docs.gitlab.com/ci/runners/runners_scope/
    */
   readonly token: SecretReference;
@@ -115,7 +115,11 @@ export interface RunnerRegistrationProps {
   readonly cleanGitConfig?: Flag;
   /** `shell` that runs jobs' scripts. @default - GitLab Runner's: bash */
   readonly shell?: Shell;
-  /** `feature_flags`: https://docs.gitlab.com/runner/configuration/feature-flags/ @default - none */
+  /**
+   * `feature_flags`: https://docs.gitlab.com/runner/configuration/feature-flags/
+   *
+   * @default - FF_DISABLE_AUTOMATIC_TOKEN_ROTATION, which stays unless it is set here: a token that the runner renewed by itself would be in no secret
+   */
   readonly featureFlags?: { readonly [flag: string]: Flag };
   /**
    * Anything else for this `[[runners]]` entry, with GitLab's own keys and tables; `null` removes a key. It wins over all above.
@@ -201,6 +205,8 @@ export class RunnerRegistration extends Construct {
     const hostCache = cacheHost?.buildCache.config;
     return {
       ...runner,
+      // The secret says which token it is. A token that the runner renews by itself would be in no secret.
+      featureFlags: { FF_DISABLE_AUTOMATIC_TOKEN_ROTATION: true, ...props.featureFlags },
       name: props.name ?? host.name,
       url: gitlabUrl,
       token: secretUri(token),

@@ -56,6 +56,7 @@ const NO_SUCH_KEY = undefined;
 /** Every difference: key, what the how-to has, what the example has, and why. The address is what the test puts in. */
 const DIFFERENCES: [key: string, seed: unknown, now: unknown, why: string][] = [
   ["runner.token", "(a registration's token)", `${SECRETS}/gitlab-runner-token/versions/latest`, "a token of today's kind, from Secret Manager"],
+  ["runner.feature_flags.FF_DISABLE_AUTOMATIC_TOKEN_ROTATION", NO_SUCH_KEY, true, "the secret says which token it is"],
   ["runner.limit", NO_SUCH_KEY, 5, "the ceiling for VMs that the how-to took MaxBuilds for"],
   ["runner.docker.volumes[1]", NO_SUCH_KEY, "/var/lib/gitlab-runner-worker/etc-docker:/etc/docker", "docker-in-docker uses the mirror too"],
   ["runner.cache.ServerAddress", "10.148.0.3:9005", NO_SUCH_KEY, "is in [runners.cache.s3] today"],
