@@ -1,0 +1,73 @@
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { chmodSync, existsSync, mkdtempSync, mkdirSync, writeFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+
+export const cloudInit = join(__dirname, "../../../cloud-init");
+
+export interface Ended {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+export interface Running extends Ended {
+  process: ChildProcess;
+  ended: Promise<Ended>;
+}
+
+/** Not spawnSync: the fakes answer from this very process. */
+export function start(command: string, args: string[], environment: Record<string, string> = {}): Running {
+  const child = spawn(command, args, {
+    env: { PATH: process.env.PATH ?? "", HOME: "/nonexistent", ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const running = { process: child, status: null, stdout: "", stderr: "" } as unknown as Running;
+  child.stdout.on("data", (data) => (running.stdout += String(data)));
+  child.stderr.on("data", (data) => (running.stderr += String(data)));
+  running.ended = new Promise((resolve, reject) => {
+    child.on("error", reject);
+    child.on("close", (status) => {
+      running.status = status;
+      resolve(running);
+    });
+  });
+  return running;
+}
+
+export const run = (command: string, args: string[], environment?: Record<string, string>): Promise<Ended> =>
+  start(command, args, environment).ended;
+
+export const temporaryFolder = (): string => mkdtempSync(join(tmpdir(), "gitlab-runner-gce-"));
+
+/** A program on a PATH of its own that writes its arguments, one call a line, to the file `NAME.calls` beside it, and then runs `body`. */
+export function recorder(folder: string, name: string, body = ""): void {
+  mkdirSync(folder, { recursive: true });
+  const file = join(folder, name);
+  writeFileSync(file, `#!/bin/bash\nprintf '%s\\n' "$*" >>"$0.calls"\n${body}\n`);
+  chmodSync(file, 0o755);
+}
+
+export const pathWith = (...folders: string[]): string => [...folders, process.env.PATH].join(delimiter);
+
+export async function eventually(what: string, condition: () => boolean, seconds = 20): Promise<void> {
+  for (const end = Date.now() + seconds * 1000; !condition();) {
+    if (Date.now() > end) throw new Error(`not within ${seconds} s: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
+const built = process.env.GITLAB_RUNNER_GCE_BIN ?? join(homedir(), ".cache/gitlab-runner-gce/bin");
+
+/** Where the program is. Without it the tests that need it are skipped, but not in CI. */
+export function program(name: string): string | undefined {
+  const found = existsSync(join(built, name))
+    ? join(built, name)
+    : spawnSync("which", [name], { encoding: "utf8" }).stdout.trim();
+  if (found !== "") return found;
+  if (process.env.CI) throw new Error(`${name} is not on PATH and not in ${built}`);
+  console.warn(`Skipped what needs ${name}: it is not on PATH and not in ${built}.`);
+  return undefined;
+}
+
+export const testIf = (condition: boolean): jest.It => (condition ? test : test.skip);

@@ -1,0 +1,75 @@
+#!/bin/sh
+# Waits until a host has set itself up, so that "terraform apply" fails when the host does.
+# Runs where Terraform runs. Environment: PROJECT, ZONE, INSTANCE, TIMEOUT_SECONDS (900).
+set -eu
+
+timeout=${TIMEOUT_SECONDS:-900}
+# A host whose set-up failed tries again after a minute: what failed before this apply is not yet what this apply did.
+stale_seconds=${STALE_SECONDS:-90}
+api=${CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE:-https://compute.googleapis.com/compute/v1/}
+look="Look at it: gcloud compute instances get-guest-attributes $INSTANCE --project=$PROJECT --zone=$ZONE --query-path=gitlab-runner/
+The whole log: gcloud compute instances get-serial-port-output $INSTANCE --project=$PROJECT --zone=$ZONE
+Log in:        gcloud compute ssh $INSTANCE --project=$PROJECT --zone=$ZONE --tunnel-through-iap"
+
+did_not_wait() {
+  printf '%s\n' "Did not wait for $INSTANCE to set itself up: $1" "$look"
+  exit 0
+}
+
+fail() {
+  printf '%s\n' "$1" "$look" >&2
+  exit 1
+}
+
+command -v curl >/dev/null || did_not_wait "there is no curl here."
+token=${GOOGLE_OAUTH_ACCESS_TOKEN:-}
+if [ -z "$token" ]; then
+  token=$(gcloud auth print-access-token 2>/dev/null) ||
+    did_not_wait "GOOGLE_OAUTH_ACCESS_TOKEN is not set, and gcloud auth print-access-token gives no token."
+fi
+
+# The token goes through standard input: everybody may read a command line.
+guest_attributes() {
+  printf 'header = "Authorization: Bearer %s"\n' "$token" |
+    curl -sS -K - --max-time 20 -w '\n%{http_code}' \
+      "${api}projects/$PROJECT/zones/$ZONE/instances/$INSTANCE/getGuestAttributes?queryPath=gitlab-runner/" 2>&1
+}
+
+# A status holds neither " nor \, but Google writes these characters as \u….
+status_in() {
+  tr '\n' ' ' | sed -n 's/.*"key": *"status", *"value": *"\([^"]*\)".*/\1/p' |
+    sed "s/\\\\u003[cC]/</g; s/\\\\u003[eE]/>/g; s/\\\\u003[dD]/=/g; s/\\\\u0026/\\&/g; s/\\\\u0027/'/g"
+}
+
+start=$(date +%s)
+status='' previous='' seen=0
+echo "Waiting for $INSTANCE to set itself up, at most $timeout s …"
+while :; do
+  answer=$(guest_attributes) || :
+  code=$(printf '%s\n' "$answer" | tail -n 1)
+  elapsed=$(($(date +%s) - start))
+  case $code in
+  200)
+    status=$(printf '%s\n' "$answer" | sed '$d' | status_in)
+    if [ -n "$status" ] && [ "$status" != "$previous" ]; then
+      printf '%s\n' "$INSTANCE: $status"
+      seen=$((seen + 1))
+      previous=$status
+    fi
+    case $status in
+    ready) exit 0 ;;
+    failed:*)
+      if [ "$seen" -gt 1 ] || [ "$elapsed" -ge "$stale_seconds" ]; then
+        fail "$INSTANCE could not set itself up: ${status#failed: }"
+      fi
+      ;;
+    esac
+    ;;
+  401 | 403)
+    fail "The Compute Engine API answers $code: who runs Terraform needs the permission compute.instances.getGuestAttributes in the project $PROJECT (it is in roles/compute.instanceAdmin.v1)."
+    ;;
+  esac
+  [ "$elapsed" -lt "$timeout" ] ||
+    fail "$INSTANCE is not ready after $timeout s; its last status is \"${status:-none}\", the last answer of the Compute Engine API was $code."
+  sleep "${POLL_SECONDS:-5}"
+done
