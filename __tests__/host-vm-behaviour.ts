@@ -138,9 +138,14 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
         provisioner: [
           {
             "local-exec": {
-              command: expect.stringMatching(/^#!\/bin\/sh\n/) as string,
+              command: 'eval "$WAIT_FOR_READY"',
               interpreter: ["/bin/sh", "-c"],
-              environment: { PROJECT: "my-project", ZONE: "europe-west1-b", TIMEOUT_SECONDS: "900" },
+              environment: {
+                WAIT_FOR_READY: expect.stringMatching(/^#!\/bin\/sh\n/) as string,
+                PROJECT: "my-project",
+                ZONE: "europe-west1-b",
+                TIMEOUT_SECONDS: "900",
+              },
             },
           },
         ],

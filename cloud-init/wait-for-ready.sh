@@ -42,7 +42,7 @@ status_in() {
 }
 
 start=$(date +%s)
-status='' previous='' seen=0
+status='' previous='' seen=0 unreachable=''
 echo "Waiting for $INSTANCE to set itself up, at most $timeout s …"
 while :; do
   answer=$(guest_attributes) || :
@@ -67,6 +67,11 @@ while :; do
     ;;
   401 | 403)
     fail "The Compute Engine API answers $code: who runs Terraform needs the permission compute.instances.getGuestAttributes in the project $PROJECT (it is in roles/compute.instanceAdmin.v1)."
+    ;;
+  000)
+    # What curl says, such as of a proxy or a certificate: it may stay so until the timeout.
+    [ "$answer" = "$unreachable" ] || printf '%s\n' "The Compute Engine API cannot be asked: $answer" | head -n 1
+    unreachable=$answer
     ;;
   esac
   [ "$elapsed" -lt "$timeout" ] ||

@@ -228,8 +228,10 @@ export abstract class HostVm extends Construct {
         {
           type: "local-exec",
           interpreter: ["/bin/sh", "-c"],
-          command: terraformString(hostFile("wait-for-ready.sh")),
+          // Terraform repeats the whole command before it says why that failed.
+          command: 'eval "$WAIT_FOR_READY"',
           environment: {
+            WAIT_FOR_READY: terraformString(hostFile("wait-for-ready.sh")),
             PROJECT: this.project,
             ZONE: this.zone,
             INSTANCE: instance.name,

@@ -1,5 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { randomUUID } from "node:crypto";
+import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -102,9 +103,11 @@ export async function outputOf(command: string[], options?: RunOptions): Promise
   return ended.stdout;
 }
 
-/** A folder that is gone after the tests of the file that asks for it. */
+/** A folder that is there for the tests of the `describe`, or the file, that asks for it. */
 export function temporaryFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), "gitlab-runner-gce-"));
+  const folder = join(tmpdir(), `gitlab-runner-gce-${randomUUID()}`);
+  // Not here and now: it would stay when all these tests are skipped.
+  beforeAll(() => mkdirSync(folder));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }

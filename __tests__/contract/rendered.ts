@@ -1,7 +1,8 @@
+import { join } from "node:path";
 import { parse as parseToml } from "smol-toml";
 import { parse as parseYaml } from "yaml";
-import { Configuration, Values } from "./subjects";
-import { Terraform } from "./terraform";
+import { Configuration, Subject, synthesize, Values, valuesFor } from "./subjects";
+import { parse, Terraform } from "./terraform";
 
 /** The metadata of a host's VM, as Terraform makes it. */
 export interface Metadata {
@@ -108,4 +109,20 @@ export function parseCompose(text: string): unknown {
       : value;
   };
   return undone(parseYaml(text));
+}
+
+/** The metadata of all hosts of an app, with the values that a user would have to give. */
+export async function renderSubject(subject: Subject, folder: string): Promise<Metadata[]> {
+  const configuration = parse(await synthesize(subject.main, join(folder, "cdktf.out")));
+  const metadata = await renderMetadata(join(folder, "terraform"), configuration, valuesFor(subject, configuration));
+  return [...metadata.values()];
+}
+
+/** This attribute of all hosts that have it. */
+export function attribute(hosts: Metadata[], name: string): string[] {
+  const found = hosts.map((host) => host[name]).filter((value) => value !== undefined);
+  if (found.length === 0) {
+    throw new Error(`No host has the attribute ${name} in its metadata`);
+  }
+  return found;
 }

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { outputOf, project } from "./programs";
 
@@ -25,7 +25,9 @@ export interface Variable {
 /** A configuration in Terraform's JSON syntax. */
 export interface Configuration {
   readonly variable?: { readonly [name: string]: Variable };
-  readonly resource: { readonly [type: string]: { readonly [name: string]: { readonly [attribute: string]: unknown } } };
+  readonly resource: {
+    readonly [type: string]: { readonly [name: string]: { readonly [attribute: string]: unknown } };
+  };
   readonly output?: { readonly [name: string]: { readonly value: unknown } };
 }
 
@@ -44,6 +46,7 @@ export async function synthesize(
   folder: string,
   { cwd = project, env = {} }: { cwd?: string; env?: { [name: string]: string | undefined } } = {},
 ): Promise<string> {
+  mkdirSync(folder, { recursive: true });
   await outputOf(["node", "--import", "tsx", main], { cwd, env: { ...env, CDKTF_OUTDIR: folder } });
   const stacks = readdirSync(join(folder, "stacks"));
   if (stacks.length !== 1) {

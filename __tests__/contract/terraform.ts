@@ -42,7 +42,6 @@ export class Terraform {
     private readonly folder: string,
     private readonly program = "terraform",
   ) {
-    mkdirSync(folder, { recursive: true });
     // gcloud, where it is, must not give a token to what waits for a host.
     this.env = { ...ENVIRONMENT, CLOUDSDK_CONFIG: join(folder, "no-gcloud") };
   }
@@ -51,10 +50,12 @@ export class Terraform {
   public write(configuration: object): void {
     const { terraform, ...rest } = configuration as { terraform?: object };
     const settings = { ...terraform, backend: undefined };
+    mkdirSync(this.folder, { recursive: true });
     writeFileSync(join(this.folder, "cdk.tf.json"), JSON.stringify({ terraform: settings, ...rest }));
   }
 
   public values(values: Values): void {
+    mkdirSync(this.folder, { recursive: true });
     writeFileSync(join(this.folder, "terraform.tfvars.json"), JSON.stringify(values));
   }
 
@@ -106,7 +107,9 @@ export function providersAvailable(program = "terraform"): boolean {
   return (
     programAvailable("terraform") &&
     available(
-      worksOn({ resource: { google_compute_network: { probe: {} }, null_resource: { probe: {} } } }, [[program, "init"]]),
+      worksOn({ resource: { google_compute_network: { probe: {} }, null_resource: { probe: {} } } }, [
+        [program, "init"],
+      ]),
       `${program} init finds no providers: neither their registry nor a mirror in TF_CLI_CONFIG_FILE can be reached`,
     )
   );
@@ -135,7 +138,9 @@ function worksOn(configuration: object, commands: string[][]): boolean {
   try {
     writeFileSync(join(cwd, "main.tf.json"), JSON.stringify(configuration));
     const env = { ...process.env, ...ENVIRONMENT } as NodeJS.ProcessEnv;
-    return commands.every(([command, ...args]) => spawnSync(command, args, { cwd, env, timeout: 120_000 }).status === 0);
+    return commands.every(
+      ([command, ...args]) => spawnSync(command, args, { cwd, env, timeout: 120_000 }).status === 0,
+    );
   } finally {
     rmSync(cwd, { recursive: true, force: true });
   }

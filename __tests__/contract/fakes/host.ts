@@ -1,7 +1,8 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { chmodSync, existsSync, mkdtempSync, mkdirSync, writeFileSync } from "node:fs";
-import { homedir, tmpdir } from "node:os";
+import { chmodSync, mkdtempSync, mkdirSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
+import { available } from "../programs";
 
 export const cloudInit = join(__dirname, "../../../cloud-init");
 
@@ -57,17 +58,10 @@ export async function eventually(what: string, condition: () => boolean, seconds
   }
 }
 
-const built = process.env.GITLAB_RUNNER_GCE_BIN ?? join(homedir(), ".cache/gitlab-runner-gce/bin");
-
 /** Where the program is. Without it the tests that need it are skipped, but not in CI. */
 export function program(name: string): string | undefined {
-  const found = existsSync(join(built, name))
-    ? join(built, name)
-    : spawnSync("which", [name], { encoding: "utf8" }).stdout.trim();
-  if (found !== "") return found;
-  if (process.env.CI) throw new Error(`${name} is not on PATH and not in ${built}`);
-  console.warn(`Skipped what needs ${name}: it is not on PATH and not in ${built}.`);
-  return undefined;
+  const found = spawnSync("which", [name], { encoding: "utf8" }).stdout.trim();
+  return available(found !== "", `${name} is not on PATH`) ? found : undefined;
 }
 
 export const testIf = (condition: boolean): jest.It => (condition ? test : test.skip);
