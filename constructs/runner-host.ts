@@ -151,7 +151,7 @@ export class RunnerHost extends HostVm {
     const roleSuffix = new NullResource(this, "RoleSuffix", {});
     const role = new ProjectIamCustomRole(this, "Role", {
       project,
-      roleId: `gitlabRunner_${Fn.substr(Fn.sha256(roleSuffix.id), 0, 8)}`,
+      roleId: `gitlabRunner_${Fn.substr(Fn.sha256(Fn.join("/", [name, roleSuffix.id])), 0, 8)}`,
       title: `GitLab Runner manager ${name}`,
       description: "What docker-machine needs to make and remove VMs",
       permissions: DOCKER_MACHINE_PERMISSIONS,

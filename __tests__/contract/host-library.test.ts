@@ -94,6 +94,19 @@ describe("status", () => {
     expect(google.published).toEqual(["status=starting", "status=step: one"]);
   });
 
+  test("a shutdown ends what would try again, at once", async () => {
+    const running = start("bash", ["-c", `. ${join(cloudInit, "host/host.sh")}; begin; step one; retry 9 false`], {
+      ...google.environment,
+      RETRY_PAUSE: "1",
+    });
+    while (!running.stdout.includes("false failed")) await new Promise((resolve) => setTimeout(resolve, 50));
+    const before = Date.now();
+    running.process.kill("SIGTERM");
+    expect((await running.ended).status).toBe(143);
+    expect(Date.now() - before).toBeLessThan(4000);
+    expect(google.published).toEqual(["status=starting", "status=step: one"]);
+  });
+
   test("nobody to publish to is no failure", async () => {
     recorder(join(folder, "bin"), "curl", "exit 7");
     const { status, stdout } = await bash("begin; step one; ready");

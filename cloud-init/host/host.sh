@@ -64,7 +64,8 @@ begin() {
   tail -n +1 -f "$errors" >&3 2>/dev/null &
   tail_pid=$!
   trap 'report $?' EXIT
-  trap 'stopping=1' TERM
+  # At once: what retries and what waits would go on until systemd kills it, and a shutdown would take that long.
+  trap 'stopping=1; exit 143' TERM
   trap 'failed_command=$BASH_COMMAND' ERR
   set -E
   publish status starting
