@@ -1,0 +1,24 @@
+import assert from "node:assert/strict";
+import { Lab, TOKEN_SECRET } from "../lab";
+import type { Report } from "../report";
+import type { Deployment } from "../terraform";
+
+/** 8. Terraform agrees with what there is, and removes all of it. */
+export async function noDrift(report: Report, deployment: Deployment): Promise<void> {
+  await report.check("terraform plan: no changes", async () => {
+    assert.match(await deployment.plan(), /No changes\./);
+  });
+}
+
+export async function destroy(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
+  await report.check("terraform destroy: nothing left", async () => {
+    await deployment.destroy();
+    assert.deepEqual(lab.compute.everything, []);
+    assert.deepEqual([...lab.iam.serviceAccounts.keys()], []);
+    assert.deepEqual(
+      [...lab.iam.roles.values()].filter(({ deleted }) => !deleted),
+      [],
+    );
+    assert.deepEqual(lab.secrets.ids, [TOKEN_SECRET], "only the operator's own secret stays");
+  });
+}
