@@ -130,9 +130,7 @@ export class Lab {
 
   /** What `down` should have removed. */
   static async leftovers(): Promise<string[]> {
-    const mounts = readdirSync("/proc")
-      .filter((name) => /^\d+$/.test(name) && existsSync(`/proc/${name}/mountinfo`))
-      .filter((name) => readFileSync(`/proc/${name}/mountinfo`, "utf8").includes(settings.STATE));
+    const mounts = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && mountsOf(name).includes(settings.STATE));
     return [
       ...ProcessGroup.all().map(({ folder }) => folder),
       ...Network.all(),
@@ -159,5 +157,13 @@ export class Lab {
         env: this.environment.variables,
       });
     }
+  }
+}
+
+function mountsOf(process: string): string {
+  try {
+    return readFileSync(`/proc/${process}/mountinfo`, "utf8");
+  } catch {
+    return ""; // it ended just now
   }
 }

@@ -10,7 +10,7 @@ import { Report, type Result } from "./report";
 import { LOGS, STATE } from "./settings";
 import { deploy } from "./steps/deploy";
 import { destroy, noDrift } from "./steps/destroy";
-import { cacheHostFails, deploymentsFail } from "./steps/faults";
+import { cacheHostFails, unluckyDeployment, wrongKeyDeployment } from "./steps/faults";
 import { cacheHost, cacheHostAgain, runnerHost } from "./steps/hosts";
 import { firstJobs, idleWorkersGo, manyJobs } from "./steps/jobs";
 import { ProcessListWatch, secrets } from "./steps/secrets";
@@ -51,12 +51,14 @@ async function steps(lab: Lab, report: Report, keep: boolean): Promise<void> {
   }
   const watch = new ProcessListWatch();
   await Promise.all([cacheHost(lab, report), runnerHost(lab, report)]);
+  // It takes a while, most of which it waits.
+  const wrongKey = wrongKeyDeployment(lab, report);
   const firstPull = await firstJobs(lab, report);
   await Promise.all([idleWorkersGo(lab, report), cacheHostAgain(lab, report, deployment)]);
   await manyJobs(lab, report, deployment, firstPull);
   await secrets(lab, report, deployment, watch);
   await noDrift(report, deployment);
-  await Promise.all([cacheHostFails(lab, report), deploymentsFail(lab, report)]);
+  await Promise.all([cacheHostFails(lab, report), unluckyDeployment(lab, report), wrongKey]);
   if (!keep) {
     await destroy(lab, report, deployment);
   }
