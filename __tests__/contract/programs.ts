@@ -98,7 +98,9 @@ export function run([program, ...args]: string[], options: RunOptions = {}): Pro
 export async function outputOf(command: string[], options?: RunOptions): Promise<string> {
   const ended = await run(command, options);
   if (ended.status !== 0) {
-    throw new Error(`${command.join(" ")} ended with ${ended.status}:\n${ended.stdout}${ended.stderr}`);
+    // Terraform repeats the line that it means, which may have megabytes.
+    const text = `${ended.stdout}${ended.stderr}`.replace(/.{1000,}/g, (line) => `${line.slice(0, 1000)} …`);
+    throw new Error(`${command.join(" ")} ended with ${ended.status}:\n${text.slice(0, 20_000)}`);
   }
   return ended.stdout;
 }

@@ -51,7 +51,7 @@ export class Terraform {
     const { terraform, ...rest } = configuration as { terraform?: object };
     const settings = { ...terraform, backend: undefined };
     mkdirSync(this.folder, { recursive: true });
-    writeFileSync(join(this.folder, "cdk.tf.json"), JSON.stringify({ terraform: settings, ...rest }));
+    writeFileSync(join(this.folder, "cdk.tf.json"), JSON.stringify({ terraform: settings, ...rest }, null, 1));
   }
 
   public values(values: Values): void {
