@@ -239,6 +239,13 @@ describe("the constructs are wired", () => {
 describe("the JSON", () => {
   test("is the same bytes whenever and wherever it is written", () => expect(written()).toBe(text));
 
+  test("is written without a word of cdktf about strings that it may have got wrong", () => {
+    const warn = jest.spyOn(console, "warn").mockImplementation(() => {});
+    written();
+    expect(warn.mock.calls).toEqual([]);
+    warn.mockRestore();
+  });
+
   test("has no absolute path, and none of a file that is not in it", () => {
     for (const path of [process.cwd(), tmpdir(), "node_modules", "path.module", "file("]) {
       expect(text).not.toContain(path);

@@ -62,7 +62,7 @@ describe("rights", () => {
 
   test("the role's id is new with each deployment: Google keeps that of a deleted one", () => {
     expect(host().one("google_project_iam_custom_role")["role_id"]).toMatch(
-      /^gitlabRunner_\$\{substr\(sha256\(join\("\/", \["stack-host", null_resource\.Host_RoleSuffix_\w+\.id\]\)\), 0, 8\)\}$/,
+      /^gitlabRunner_\$\{substr\(sha256\(join\("", \["stack-host\/", null_resource\.Host_RoleSuffix_\w+\.id\]\)\), 0, 8\)\}$/,
     );
   });
 

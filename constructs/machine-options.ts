@@ -90,5 +90,5 @@ function driverImage(image: string): string {
   if (!Token.isUnresolved(image)) {
     return image.replace(/^(https:\/\/www\.googleapis\.com\/compute\/v1\/)?(projects\/)?/, "");
   }
-  return Fn.trimprefix(Fn.trimprefix(image, "https://www.googleapis.com/compute/v1/"), "projects/");
+  return Fn.trimprefix(Fn.trimprefix(stringExpression(image), "https://www.googleapis.com/compute/v1/"), "projects/");
 }

@@ -16,7 +16,7 @@ import {
   GITLAB_RUNNER_REPOSITORY,
   repositorySettings,
 } from "./package-sources";
-import { terraformString } from "./rendering";
+import { stringExpression, terraformString } from "./rendering";
 import { check, duration, gitlabRunnerVersion, integer } from "./rules";
 import { globalTable, LogFormat, LogLevel, mergeTables, renderConfigToml, TomlTable } from "./runner-config";
 import { SecretReference } from "./secret-reference";
@@ -151,7 +151,7 @@ export class RunnerHost extends HostVm {
     const roleSuffix = new NullResource(this, "RoleSuffix", {});
     const role = new ProjectIamCustomRole(this, "Role", {
       project,
-      roleId: `gitlabRunner_${Fn.substr(Fn.sha256(Fn.join("/", [name, roleSuffix.id])), 0, 8)}`,
+      roleId: `gitlabRunner_${Fn.substr(Fn.sha256(stringExpression(`${name}/${roleSuffix.id}`)), 0, 8)}`,
       title: `GitLab Runner manager ${name}`,
       description: "What docker-machine needs to make and remove VMs",
       permissions: DOCKER_MACHINE_PERMISSIONS,

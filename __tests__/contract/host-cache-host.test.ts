@@ -1,19 +1,15 @@
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { FakeGoogle } from "./fakes/google";
-import { cloudInit, pathWith, program, recorder, run, temporaryFolder, testIf } from "./fakes/host";
+import { cloudInit, pathWith, program, recorder, run, onGoogle, testIf } from "./fakes/host";
 
 let google: FakeGoogle;
 let folder: string;
 
-beforeEach(async () => {
-  google = await new FakeGoogle().listen();
-  folder = temporaryFolder();
-});
-afterEach(() => {
-  google.close();
-  rmSync(folder, { recursive: true });
+onGoogle((fake, temporary) => {
+  google = fake;
+  folder = temporary;
 });
 
 const environment = () => ({

@@ -1,19 +1,15 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FakeGoogle } from "./fakes/google";
-import { cloudInit, program, recorder, pathWith, run, start, temporaryFolder, testIf } from "./fakes/host";
+import { cloudInit, program, recorder, pathWith, run, start, onGoogle, testIf } from "./fakes/host";
 
 let google: FakeGoogle;
 let folder: string;
 
-beforeEach(async () => {
-  google = await new FakeGoogle().listen();
-  folder = temporaryFolder();
-});
-afterEach(() => {
-  google.close();
-  rmSync(folder, { recursive: true });
+onGoogle((fake, temporary) => {
+  google = fake;
+  folder = temporary;
 });
 
 const bash = (script: string, environment: Record<string, string> = {}) =>

@@ -1,9 +1,9 @@
 import { createHash } from "node:crypto";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { FakeGoogle } from "./fakes/google";
-import { cloudInit, pathWith, program, recorder, run, temporaryFolder, testIf } from "./fakes/host";
+import { cloudInit, pathWith, program, recorder, run, onGoogle, testIf } from "./fakes/host";
 
 const dockerMachine = program("docker-machine");
 const gitlabRunner = program("gitlab-runner");
@@ -13,13 +13,9 @@ const runnerHost = join(cloudInit, "runner-host/runner-host");
 let google: FakeGoogle;
 let folder: string;
 
-beforeEach(async () => {
-  google = await new FakeGoogle().listen();
-  folder = temporaryFolder();
-});
-afterEach(() => {
-  google.close();
-  rmSync(folder, { recursive: true });
+onGoogle((fake, temporary) => {
+  google = fake;
+  folder = temporary;
 });
 
 const environment = () => ({

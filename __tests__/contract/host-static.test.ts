@@ -1,36 +1,15 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { FakeGoogle } from "./fakes/google";
-import { cloudInit, pathWith, program, recorder, run, temporaryFolder, testIf } from "./fakes/host";
+import { cloudInit, pathWith, program, recorder, run, onGoogle, testIf } from "./fakes/host";
 
 const inCloudInit = (...paths: string[]) => paths.map((path) => join(cloudInit, path));
 let folder: string;
 let google: FakeGoogle;
-beforeEach(async () => {
-  google = await new FakeGoogle().listen();
-  folder = temporaryFolder();
-});
-afterEach(() => {
-  google.close();
-  rmSync(folder, { recursive: true });
-});
-
-const shellcheck = program("shellcheck");
-testIf(shellcheck !== undefined).each([
-  ["bash", ["host/host.sh", "cache-host/cache-host", "runner-host/runner-host", "runner-host/worker-startup.sh"]],
-  ["sh", ["wait-for-ready.sh"]],
-])("shellcheck: %s", (shell, paths) => {
-  const { stdout, status } = spawnSync("shellcheck", ["-x", "-P", "SCRIPTDIR", "-s", shell, ...inCloudInit(...paths)], {
-    encoding: "utf8",
-  });
-  expect({ stdout, status }).toEqual({ stdout: "", status: 0 });
-});
-
-test("follow-config compiles", () => {
-  execFileSync("python3", ["-m", "py_compile", ...inCloudInit("host/follow-config")], {
-    env: { ...process.env, PYTHONPYCACHEPREFIX: folder },
-  });
+onGoogle((fake, temporary) => {
+  google = fake;
+  folder = temporary;
 });
 
 const systemdAnalyze = program("systemd-analyze");

@@ -1,20 +1,16 @@
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { FakeGoogle } from "./fakes/google";
-import { cloudInit, pathWith, program, recorder, start, temporaryFolder } from "./fakes/host";
+import { cloudInit, pathWith, program, recorder, start, onGoogle } from "./fakes/host";
 
 let google: FakeGoogle;
 let folder: string;
 
-beforeEach(async () => {
-  google = await new FakeGoogle().listen();
-  folder = temporaryFolder();
+onGoogle((fake, temporary) => {
+  google = fake;
+  folder = temporary;
   recorder(folder, "curl", `exec ${program("curl")} "$@"`);
   recorder(folder, "gcloud", "exit 1");
-});
-afterEach(() => {
-  google.close();
-  rmSync(folder, { recursive: true });
 });
 
 const wait = (environment: Record<string, string> = {}) =>

@@ -1,8 +1,9 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { chmodSync, mkdtempSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { available } from "../programs";
+import { FakeGoogle } from "./google";
 
 export const cloudInit = join(__dirname, "../../../cloud-init");
 
@@ -38,6 +39,21 @@ export function start(command: string, args: string[], environment: Record<strin
 
 export const run = (command: string, args: string[], environment?: Record<string, string>): Promise<Ended> =>
   start(command, args, environment).ended;
+
+/** Gives each test of the file a Google and a folder of its own. */
+export function onGoogle(use: (google: FakeGoogle, folder: string) => void): void {
+  let google: FakeGoogle;
+  let folder: string;
+  beforeEach(async () => {
+    google = await new FakeGoogle().listen();
+    folder = temporaryFolder();
+    use(google, folder);
+  });
+  afterEach(() => {
+    google.close();
+    rmSync(folder, { recursive: true });
+  });
+}
 
 export const temporaryFolder = (): string => mkdtempSync(join(tmpdir(), "gitlab-runner-gce-"));
 
