@@ -1,11 +1,11 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { describeIf, Ended, programAvailable, project, run, temporaryFolder } from "./programs";
 
-/** The program that runs a file: of its first line, or of bash for a file that others source. */
+/** The program that runs a file: of its first line, or by its name for a file that others take in. */
 function interpreterOf(path: string): string | undefined {
   const [, interpreter] = /^#!(?:\/usr\/bin\/env |\/(?:usr\/)?bin\/)(\w+)/.exec(readFileSync(path, "utf8")) ?? [];
-  return interpreter ?? (path.endsWith(".sh") ? "bash" : undefined);
+  return interpreter ?? { ".sh": "bash", ".py": "python3" }[extname(path)];
 }
 
 const scripts = ["cloud-init", ".ci", "__tests__"]
