@@ -5,6 +5,7 @@ import { GoogleProvider } from "@cdktf/provider-google/lib/provider";
 import { NullProvider } from "@cdktf/provider-null/lib/provider";
 import { App, TerraformStack } from "cdktf";
 import { RunnerHost, RunnerHostProps } from "../constructs/runner-host";
+import { RunnerNetwork } from "../constructs/runner-network";
 import { GITLAB_RUNNER_VERSION } from "../constructs/versions";
 import { behavesAsHostVm } from "./host-vm-behaviour";
 import "./readable-snapshots";
@@ -95,6 +96,62 @@ describe("rights", () => {
       ["roles/secretmanager.secretAccessor", "secret-project", "two"],
     ]);
     expect(stack.one("google_compute_instance")["depends_on"]).toHaveLength(5);
+  });
+});
+
+describe("before the host goes", () => {
+  const drain = (stack: Synthesized) =>
+    stack.one("null_resource", "Host_Drain") as unknown as {
+      readonly triggers: { readonly [name: string]: string };
+      readonly depends_on?: string[];
+      readonly provisioner: { readonly "local-exec": Provisioner }[];
+    };
+  interface Provisioner {
+    readonly when?: string;
+    readonly environment: { readonly [name: string]: string };
+  }
+
+  test("it is drained when it is replaced, deleted, or stopped for another machine type, but for nothing else", () => {
+    const { triggers } = drain(host({ drainTimeout: 60 }));
+    expect(triggers).toEqual({
+      project: "my-project",
+      zone: "europe-west1-b",
+      instance: "stack-host",
+      instance_id: expect.stringMatching(/^\$\{google_compute_instance\.Host_\w+\.instance_id\}$/) as string,
+      machine_type: expect.stringMatching(/^\$\{google_compute_instance\.Host_\w+\.machine_type\}$/) as string,
+    });
+  });
+
+  test("what a destruction runs knows nothing but these", () => {
+    const [resume, { "local-exec": destruction }] = drain(host()).provisioner;
+    expect(destruction).toMatchObject({
+      when: "destroy",
+      environment: { WANTED: "drain", INSTANCE: "${self.triggers.instance}", PROJECT: "${self.triggers.project}" },
+    });
+    expect(destruction.environment["DRAIN"]).not.toMatch(/(?<!\$)\$\{/);
+    expect(resume["local-exec"].environment).toMatchObject({ WANTED: "resume", INSTANCE: "stack-host" });
+    expect(resume["local-exec"].when).toBeUndefined();
+  });
+
+  test("what its last jobs need is still there", () => {
+    const stack = synthesized((stack) => {
+      const network = new RunnerNetwork(stack, "Network", { project: "my-project", region: "us-central1" });
+      create(stack, { network }).usedByJobs(
+        new RunnerNetwork(stack, "Used", { project: "my-project", region: "us-central1" }),
+      );
+    });
+    expect(drain(stack).depends_on).toEqual(
+      expect.arrayContaining([expect.stringMatching(/^google_compute_router_nat\.Used_Nat_\w+$/)]),
+    );
+    expect(stack.one("google_compute_instance")["depends_on"]).toEqual(
+      expect.arrayContaining([expect.stringMatching(/^google_compute_router_nat\.Network_Nat_\w+$/)]),
+    );
+  });
+
+  test("jobs have an hour, or what is given, which changes in place", () => {
+    expect(host().one("google_compute_instance").metadata["drain-timeout"]).toBe("3600");
+    expect(host({ drainTimeout: 60 }).one("google_compute_instance").metadata["drain-timeout"]).toBe("60");
+    expect(() => host({ drainTimeout: 7201 })).toThrow("'drainTimeout' must be between 0 and 7200 (seconds), got 7201");
   });
 });
 

@@ -3,7 +3,7 @@ import { ComputeFirewall } from "@cdktf/provider-google/lib/compute-firewall";
 import { ComputeInstance, ComputeInstanceAttachedDisk } from "@cdktf/provider-google/lib/compute-instance";
 import { ServiceAccount } from "@cdktf/provider-google/lib/service-account";
 import { Resource as NullResource } from "@cdktf/provider-null/lib/resource";
-import { Lazy, TerraformResource } from "cdktf";
+import { Lazy, TerraformResource, TerraformStack } from "cdktf";
 import { Construct } from "constructs";
 import { checkLabels, Labels, mergeLabels } from "./labels";
 import { defaultName, serviceAccountId } from "./names";
@@ -193,6 +193,10 @@ export abstract class HostVm extends Construct {
     });
     instance.dependsOn = Lazy.listValue({ produce: () => this.needed.map(address) }, { omitEmpty: true });
     this.instance = instance;
+    const { wayOut } = props.network;
+    if (wayOut !== undefined && TerraformStack.of(wayOut) === TerraformStack.of(this)) {
+      this.neededAtBoot(wayOut);
+    }
     if (props.sshThroughIap ?? true) {
       new ComputeFirewall(this, "SshThroughIap", {
         project: this.networkProject,
@@ -244,6 +248,6 @@ export abstract class HostVm extends Construct {
 }
 
 /** A resource's address, for the places where Terraform wants no expression. https://github.com/hashicorp/terraform-cdk/issues/3532 */
-function address(resource: TerraformResource): string {
+export function address(resource: TerraformResource): string {
   return `${resource.terraformResourceType}.${resource.friendlyUniqueId}`;
 }

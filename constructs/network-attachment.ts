@@ -1,3 +1,5 @@
+import { TerraformResource } from "cdktf";
+
 /** A place in a network for a VM. `RunnerNetwork` makes one; an object with the names of an existing network is one too. */
 export interface NetworkAttachment {
   /** The VPC network: its name or self link. */
@@ -11,4 +13,10 @@ export interface NetworkAttachment {
    * @default - the project of the construct that is attached
    */
   readonly project?: string;
+  /**
+   * What VMs there reach the Internet by, of the same stack: it is there before a host is, and stays until the host has gone.
+   *
+   * @default - nothing of this stack
+   */
+  readonly wayOut?: TerraformResource;
 }

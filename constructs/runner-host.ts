@@ -1,11 +1,20 @@
+import { ComputeInstance } from "@cdktf/provider-google/lib/compute-instance";
 import { ProjectIamCustomRole } from "@cdktf/provider-google/lib/project-iam-custom-role";
 import { ProjectIamMember } from "@cdktf/provider-google/lib/project-iam-member";
 import { SecretManagerSecretIamMember } from "@cdktf/provider-google/lib/secret-manager-secret-iam-member";
 import { ServiceAccountIamMember } from "@cdktf/provider-google/lib/service-account-iam-member";
 import { Resource as NullResource } from "@cdktf/provider-null/lib/resource";
-import { DefaultTokenResolver, Fn, Lazy, StringConcat, TerraformResource, Tokenization } from "cdktf";
-import { Construct } from "constructs";
-import { HostVm, HostVmProps } from "./host-vm";
+import {
+  DefaultTokenResolver,
+  Fn,
+  Lazy,
+  LocalExecProvisioner,
+  StringConcat,
+  TerraformResource,
+  Tokenization,
+} from "cdktf";
+import { Construct, IConstruct } from "constructs";
+import { address, HostVm, HostVmProps } from "./host-vm";
 import { idSuffix } from "./names";
 import {
   AptRepository,
@@ -16,7 +25,7 @@ import {
   GITLAB_RUNNER_REPOSITORY,
   repositorySettings,
 } from "./package-sources";
-import { stringExpression, terraformString } from "./rendering";
+import { hostFile, numberText, stringExpression, terraformString } from "./rendering";
 import { check, duration, gitlabRunnerVersion, integer } from "./rules";
 import { globalTable, LogFormat, LogLevel, mergeTables, renderConfigToml, TomlTable } from "./runner-config";
 import { SecretReference } from "./secret-reference";
@@ -96,6 +105,13 @@ export interface RunnerHostProps extends HostVmProps {
    */
   readonly dockerMachine?: DockerMachineDownload;
   /**
+   * How many seconds `terraform apply` and `terraform destroy` let running jobs end before they stop, replace or delete the VM, 0
+   * to 7200. The host takes no new job then, and deletes its workers. Needs `gcloud` where Terraform runs; without it, it goes at once.
+   *
+   * @default 3600
+   */
+  readonly drainTimeout?: number;
+  /**
    * Anything else for the global section of config.toml, with GitLab's own keys; `null` removes a key.
    *
    * @default - nothing
@@ -135,6 +151,7 @@ export class RunnerHost extends HostVm {
 
   private readonly runners: TomlTable[] = [];
   private readonly grants = new Set<string>();
+  private readonly jobsNeed: IConstruct[] = [];
   private rendered?: string;
 
   constructor(scope: Construct, id: string, props: RunnerHostProps) {
@@ -146,6 +163,7 @@ export class RunnerHost extends HostVm {
     check(integer(0, undefined, "seconds"), "checkInterval", props.checkInterval);
     check(integer(1, undefined, "seconds"), "shutdownTimeout", props.shutdownTimeout);
     check(duration, "connectionMaxAge", props.connectionMaxAge);
+    check(integer(0, 7200, "seconds"), "drainTimeout", props.drainTimeout);
 
     // Google keeps the id of a deleted role for weeks and gives it to nobody: a new deployment needs a new one.
     const roleSuffix = new NullResource(this, "RoleSuffix", {});
@@ -173,7 +191,7 @@ export class RunnerHost extends HostVm {
     const packages = ["gitlab-runner", "gitlab-runner-helper-images"].map(
       (name) => `${name}=${this.gitlabRunnerVersion}-1`,
     );
-    this.createInstance({
+    const instance = this.createInstance({
       template: "runner-host.yaml.hbs",
       settings: {
         docker: repositorySettings(
@@ -192,8 +210,10 @@ export class RunnerHost extends HostVm {
       },
       attributes: {
         "config-toml": Lazy.stringValue({ produce: () => this.renderConfig(global) }),
+        "drain-timeout": numberText(props.drainTimeout ?? 3600),
       },
     });
+    this.drainBeforeItGoes(instance);
     this.node.addValidation({
       validate: () =>
         this.runners.length > 0
@@ -214,6 +234,52 @@ export class RunnerHost extends HostVm {
   public addRunner(runner: TomlTable): void {
     this.runners.push(runner);
     this.rendered = undefined;
+  }
+
+  /** What jobs of this host need until the last one has ended. Called by the registration. */
+  public usedByJobs(construct: IConstruct): void {
+    this.jobsNeed.push(construct);
+  }
+
+  /**
+   * Goes before the instance does, and before a change that stops it: Terraform undoes what depends on a resource first. It
+   * comes again after that. The provisioner of a destruction sees nothing but this resource's own triggers.
+   */
+  private drainBeforeItGoes({ instanceId, machineType }: ComputeInstance): void {
+    const provisioner = (wanted: string, environment: { [name: string]: string }): LocalExecProvisioner => ({
+      type: "local-exec",
+      interpreter: ["/bin/sh", "-c"],
+      // Terraform repeats the whole command before it says why that failed.
+      command: 'eval "$DRAIN"',
+      environment: { DRAIN: terraformString(hostFile("drain.sh")), WANTED: wanted, ...environment },
+    });
+    const { project: PROJECT, zone: ZONE, name: INSTANCE } = this;
+    const drain = new NullResource(this, "Drain", {
+      triggers: {
+        project: PROJECT,
+        zone: ZONE,
+        instance: INSTANCE,
+        instance_id: instanceId,
+        machine_type: machineType,
+      },
+      provisioners: [
+        provisioner("resume", { PROJECT, ZONE, INSTANCE }),
+        {
+          ...provisioner("drain", {
+            PROJECT: "${self.triggers.project}",
+            ZONE: "${self.triggers.zone}",
+            INSTANCE: "${self.triggers.instance}",
+          }),
+          when: "destroy",
+        },
+      ],
+    });
+    const isResource = (construct: IConstruct) => TerraformResource.isTerraformResource(construct);
+    const resources = () => this.jobsNeed.flatMap((construct) => construct.node.findAll().filter(isResource));
+    drain.dependsOn = Lazy.listValue(
+      { produce: () => [...new Set(resources().map((resource) => address(resource)))] },
+      { omitEmpty: true },
+    );
   }
 
   /** Lets the host read the secret. */

@@ -2,6 +2,7 @@ import { ComputeNetwork } from "@cdktf/provider-google/lib/compute-network";
 import { ComputeRouter } from "@cdktf/provider-google/lib/compute-router";
 import { ComputeRouterNat } from "@cdktf/provider-google/lib/compute-router-nat";
 import { ComputeSubnetwork } from "@cdktf/provider-google/lib/compute-subnetwork";
+import { TerraformResource } from "cdktf";
 import { Construct } from "constructs";
 import { defaultName } from "./names";
 import { NetworkAttachment } from "./network-attachment";
@@ -37,6 +38,8 @@ export class RunnerNetwork extends Construct implements NetworkAttachment {
   public readonly subnetwork: string;
   /** Project of the network. */
   public readonly project: string;
+  /** Cloud NAT. */
+  public readonly wayOut: TerraformResource;
 
   constructor(scope: Construct, id: string, props: RunnerNetworkProps) {
     super(scope, id);
@@ -63,7 +66,7 @@ export class RunnerNetwork extends Construct implements NetworkAttachment {
       name,
       network: network.selfLink,
     });
-    new ComputeRouterNat(this, "Nat", {
+    this.wayOut = new ComputeRouterNat(this, "Nat", {
       project,
       region: props.region,
       name,

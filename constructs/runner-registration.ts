@@ -172,7 +172,9 @@ export class RunnerRegistration extends Construct {
     host.addRunner(runner);
     host.grantSecretAccess(props.token);
     host.grantActAs(workers.serviceAccountEmail);
+    host.usedByJobs(workers);
     if (cacheHost !== undefined) {
+      host.usedByJobs(cacheHost);
       host.grantSecretAccess(cacheHost.buildCache.credentials);
       cacheHost.allowFrom(host.serviceAccountEmail);
       cacheHost.allowFrom(workers.serviceAccountEmail);

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { run } from "./commands";
 import type { AppSettings } from "./app";
 import { program } from "./programs";
@@ -138,8 +138,10 @@ export class TerraformEnvironment {
   readonly variables: NodeJS.ProcessEnv;
 
   constructor(token: string, certificateFile: string) {
+    // In this folder is the lab's gcloud.
     this.variables = {
       ...process.env,
+      PATH: `${__dirname}${delimiter}${process.env["PATH"]}`,
       GOOGLE_OAUTH_ACCESS_TOKEN: token,
       HTTPS_PROXY: `http://127.0.0.1:${GOOGLE_PROXY_PORT}`,
       SSL_CERT_FILE: certificateFile,
