@@ -38,16 +38,20 @@ test("default cache host", () => {
 describe("as a host", () => behavesAsHostVm((stack, id, props) => new CacheHost(stack, id, props)));
 
 describe("registry mirror", () => {
-  test("serves Docker Hub on port 6000, and forgets what nobody pulls for a week", () => {
+  test("serves Docker Hub on port 6000, and forgets what it fetched a week ago", () => {
     expect(services(cache())["registry-mirror"]).toEqual({
       image: IMAGES.registry,
       restart: "always",
-      ports: ["6000:5000"],
+      ports: ["6000:5000", "127.0.0.1:9253:5001"],
       environment: {
         REGISTRY_PROXY_REMOTEURL: "https://registry-1.docker.io",
         REGISTRY_PROXY_TTL: "168h",
         REGISTRY_STORAGE_DELETE_ENABLED: "true",
+        REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR: "none",
         OTEL_TRACES_EXPORTER: "none",
+        REGISTRY_HTTP_DEBUG_ADDR: ":5001",
+        REGISTRY_HTTP_DEBUG_PROMETHEUS_ENABLED: "true",
+        REGISTRY_HTTP_DEBUG_PROMETHEUS_PATH: "/metrics",
       },
       volumes: ["/srv/cache/registry:/var/lib/registry"],
     });
@@ -62,10 +66,16 @@ describe("registry mirror", () => {
     });
     expect(services(stack)["registry-mirror"]).toMatchObject({
       image: "registry.example/registry:3",
-      ports: ["7000:5000"],
+      ports: ["7000:5000", "127.0.0.1:9253:5001"],
       environment: { REGISTRY_PROXY_REMOTEURL: "https://hub.example", REGISTRY_PROXY_TTL: "24h" },
     });
     expect(settings(stack)).toMatchObject({ registryMirrorPort: 7000 });
+  });
+
+  test("its metrics are for the host itself, and for all of its addresses where somebody is let in", () => {
+    const ports = (metricsClientRanges: string[]) => services(cache({ metricsClientRanges }))["registry-mirror"].ports;
+    expect(ports([])).toContain("127.0.0.1:9253:5001");
+    expect(ports(["10.0.0.0/24"])).toContain("9253:5001");
   });
 
   test("logs in to Docker Hub with a secret that the host reads itself", () => {
@@ -87,21 +97,30 @@ describe("registry mirror", () => {
 });
 
 describe("build cache", () => {
-  test("is versitygw on port 9005, with keys that the host makes itself", () => {
-    expect(services(cache())["build-cache"]).toMatchObject({
+  test("is versitygw on port 9005, with accounts that change without it", () => {
+    const stack = cache();
+    const service = services(stack)["build-cache"];
+    expect(service).toMatchObject({
       image: IMAGES.versitygw,
       ports: ["9005:9000"],
-      environment: {
-        ROOT_ACCESS_KEY: expect.stringContaining("/versions/latest#access_key") as string,
-        ROOT_SECRET_KEY: expect.stringContaining("/versions/latest#secret_key") as string,
-      },
-      command: ["--port", ":9000", "--quiet", "--health", "/healthz", "posix", "/export"],
-      volumes: ["/srv/cache/export:/export"],
+      env_file: "/etc/gitlab-runner-gce/build-cache-root.env",
+      command: expect.arrayContaining(["--iam-dir", "/iam", "--iam-cache-disable", "posix", "/export"]) as string[],
+      volumes: ["/srv/cache/export:/export", "/srv/cache/iam:/iam"],
+    });
+    expect(service).not.toHaveProperty("environment");
+    expect(JSON.stringify(service)).not.toContain("secret://");
+    expect(JSON.parse(evaluated(stack.one("google_compute_instance").metadata["build-cache-keys"]))).toEqual({
+      access_key: expect.stringContaining("/versions/latest#access_key") as string,
+      secret_key: expect.stringContaining("/versions/latest#secret_key") as string,
     });
   });
 
   test("is MinIO for those who have its data", () => {
-    expect(services(cache({ buildCacheServer: BuildCacheServer.MINIO }))["build-cache"]).toMatchObject({
+    const stack = cache({ buildCacheServer: BuildCacheServer.MINIO });
+    expect(settings(stack)).toMatchObject({ buildCacheServer: "minio" });
+    const service = services(stack)["build-cache"];
+    expect(service).not.toHaveProperty("env_file");
+    expect(service).toMatchObject({
       image: IMAGES.minio,
       environment: {
         MINIO_ROOT_USER: expect.stringContaining("#access_key") as string,
@@ -109,6 +128,7 @@ describe("build cache", () => {
         MINIO_BROWSER: "off",
       },
       command: ["server", "--address", ":9000", "/export"],
+      volumes: ["/srv/cache/export:/export"],
     });
   });
 
@@ -120,7 +140,7 @@ describe("build cache", () => {
       ports: ["9000:9000"],
       labels: { bucket: "builds" },
     });
-    expect(settings(stack)).toEqual({ registryMirrorPort: 6000, ...chosen });
+    expect(settings(stack)).toEqual({ registryMirrorPort: 6000, buildCacheServer: "versitygw", ...chosen });
   });
 
   test("keeps 14 days and up to 85 percent of the disk", () => {
@@ -128,6 +148,7 @@ describe("build cache", () => {
       registryMirrorPort: 6000,
       buildCachePort: 9005,
       bucket: "runner",
+      buildCacheServer: "versitygw",
       maxAgeDays: 14,
       highWaterPercent: 85,
     });
@@ -359,6 +380,12 @@ describe("against the rules", () => {
 
   test.each(["registryMirrorPort", "buildCachePort"])("%s on the port of SSH", (property) => {
     expect(() => cache({ [property]: 22 })).toThrow(new Error(`'${property}' must not be the host's SSH port, got 22`));
+  });
+
+  test.each(["registryMirrorPort", "buildCachePort"])("%s on the port of the mirror's metrics", (property) => {
+    expect(() => cache({ [property]: 9253 })).toThrow(
+      new Error(`'${property}' must not be the port of the registry mirror's metrics, got 9253`),
+    );
   });
 
   test("clientRanges: no range", () => {

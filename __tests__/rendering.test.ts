@@ -143,6 +143,7 @@ describe("renderTemplate", () => {
   const values = {
     registryImage: "registry:3",
     registryPorts: "6000:5000",
+    registryMetricsPorts: "9253:5001",
     registryUpstream: "https://registry.example",
     registryTtl: "24h",
     dockerHub: undefined as object | undefined,
@@ -151,6 +152,7 @@ describe("renderTemplate", () => {
     bucket: "runner",
     buildCacheEnvironment: { KEY: "value" },
     buildCacheCommand: ["serve", "/export"],
+    buildCacheVolumes: ["/srv/cache/export:/export"],
   };
   const compose = (changed: object) =>
     (parseYaml(renderTemplate("compose.yaml.hbs", { ...values, ...changed })) as { services: unknown }).services;

@@ -35,7 +35,8 @@ export interface CacheHostProps extends HostVmProps {
    */
   readonly registryUpstream?: string;
   /**
-   * How long the mirror keeps an image that nobody pulls, as a Go duration.
+   * How long the mirror keeps a layer from the time on at which it fetched it, as a Go duration. The next pull fetches it
+   * again; `0s` keeps it until the disk is full.
    *
    * @default "168h"
    */
@@ -78,7 +79,7 @@ export interface CacheHostProps extends HostVmProps {
    */
   readonly maxAgeDays?: number;
   /**
-   * Fill level of the data disk in percent from which on the oldest build caches are deleted, 50 to 95.
+   * Fill level of the data disk in percent from which on the oldest build caches and mirrored layers are deleted, 50 to 95.
    *
    * @default 85
    */
@@ -138,12 +139,22 @@ interface CacheSettings {
   readonly registryMirrorPort: number;
   readonly buildCachePort: number;
   readonly bucket: string;
+  readonly buildCacheServer: BuildCacheServer;
   readonly maxAgeDays: number;
   readonly highWaterPercent: number;
 }
 
+/** What stands for the S3 keys until the host puts in what its secret has. */
+interface Keys {
+  readonly access_key: string;
+  readonly secret_key: string;
+}
+
 /** Where the data disk shows up on the host: /dev/disk/by-id/google-cache. */
 const DATA_DISK = "cache";
+
+/** Port of the registry mirror's metrics. */
+const REGISTRY_METRICS_PORT = 9253;
 
 /**
  * A VM next door that keeps what builds would download again: a pull-through mirror of Docker Hub, and an S3 server for the
@@ -156,6 +167,8 @@ export class CacheHost extends HostVm {
   public readonly buildCache: BuildCache;
   /** `host:port` of the build cache. */
   public readonly buildCacheEndpoint: string;
+  /** Fill level of the data disk in percent from which on the host makes room on it. */
+  public readonly highWaterPercent: number;
 
   private readonly clients: string[] = [];
 
@@ -165,12 +178,17 @@ export class CacheHost extends HostVm {
       registryMirrorPort: props.registryMirrorPort ?? 6000,
       buildCachePort: props.buildCachePort ?? 9005,
       bucket: props.bucket ?? "runner",
+      buildCacheServer: props.buildCacheServer ?? BuildCacheServer.VERSITYGW,
       maxAgeDays: props.maxAgeDays ?? 14,
       highWaterPercent: props.highWaterPercent ?? 85,
     };
     checkProps(props, settings);
     const { project, zone } = this;
     const credentials = this.createKeys(props);
+    const keys = {
+      access_key: secretUri(credentials, "access_key"),
+      secret_key: secretUri(credentials, "secret_key"),
+    };
     this.readDockerHubToken(props);
     const disk = new ComputeDisk(this, "Disk", {
       project,
@@ -200,14 +218,17 @@ export class CacheHost extends HostVm {
         buildCacheKeysSecret: `projects/${project}/secrets/${credentials.secretId}`,
       },
       attributes: {
-        "compose-yaml": terraformString(composeFile(props, settings, credentials)),
+        "compose-yaml": terraformString(composeFile(props, settings, keys, this.metricsPorts)),
+        "build-cache-keys": terraformString(json(keys)),
         "cache-settings": terraformString(json(settings)),
       },
       attachedDisk: { source: disk.selfLink, deviceName: DATA_DISK },
       networkIp: address,
+      metricsPort: String(REGISTRY_METRICS_PORT),
     });
     this.createFirewall(props, [settings.registryMirrorPort, settings.buildCachePort]);
 
+    this.highWaterPercent = settings.highWaterPercent;
     this.registryMirrorUrl = `http://${address}:${numberText(settings.registryMirrorPort)}`;
     this.buildCacheEndpoint = `${address}:${numberText(settings.buildCachePort)}`;
     this.buildCache = {
@@ -217,8 +238,8 @@ export class CacheHost extends HostVm {
         shared: true,
         s3: {
           serverAddress: this.buildCacheEndpoint,
-          accessKey: secretUri(credentials, "access_key"),
-          secretKey: secretUri(credentials, "secret_key"),
+          accessKey: keys.access_key,
+          secretKey: keys.secret_key,
           bucketName: settings.bucket,
           // Else the runner asks the server first.
           bucketLocation: "us-east-1",
@@ -228,6 +249,14 @@ export class CacheHost extends HostVm {
         },
       },
     };
+  }
+
+  /**
+   * Docker's form of the port. At one address, the internal one, a container would not start on a boot that is faster than the
+   * network.
+   */
+  private get metricsPorts(): string {
+    return `${this.servesMetrics ? "" : "127.0.0.1:"}${REGISTRY_METRICS_PORT}:5001`;
   }
 
   /** Lets what acts as this service account use the mirror and the build cache. A runner registration does it by itself. */
@@ -292,6 +321,9 @@ function checkProps(props: CacheHostProps, { registryMirrorPort, buildCachePort,
     if (value === 22) {
       throw new Error(`'${property}' must not be the host's SSH port, got 22`);
     }
+    if (value === REGISTRY_METRICS_PORT) {
+      throw new Error(`'${property}' must not be the port of the registry mirror's metrics, got ${value}`);
+    }
   }
   if (!Token.isUnresolved(buildCachePort) && registryMirrorPort === buildCachePort) {
     throw new Error(`'buildCachePort' must differ from 'registryMirrorPort', got ${buildCachePort} for both`);
@@ -328,11 +360,12 @@ function regionOf(zone: string): string {
     : zone.replace(/-[^-]+$/, "");
 }
 
-function composeFile(props: CacheHostProps, settings: CacheSettings, credentials: SecretReference): string {
-  const server = props.buildCacheServer ?? BuildCacheServer.VERSITYGW;
+function composeFile(props: CacheHostProps, settings: CacheSettings, keys: Keys, metricsPorts: string): string {
+  const server = settings.buildCacheServer;
   return renderTemplate("compose.yaml.hbs", {
     registryImage: props.registryImage ?? IMAGES.registry,
     registryPorts: `${numberText(settings.registryMirrorPort)}:5000`,
+    registryMetricsPorts: metricsPorts,
     registryUpstream: props.registryUpstream ?? "https://registry-1.docker.io",
     registryTtl: props.registryTtl ?? "168h",
     dockerHub: props.dockerHubToken && {
@@ -342,21 +375,32 @@ function composeFile(props: CacheHostProps, settings: CacheSettings, credentials
     buildCacheImage: props.buildCacheImage ?? IMAGES[server],
     buildCachePorts: `${numberText(settings.buildCachePort)}:9000`,
     bucket: settings.bucket,
-    ...buildCacheService(server, secretUri(credentials, "access_key"), secretUri(credentials, "secret_key")),
+    ...buildCacheService(server, keys),
   });
 }
 
-function buildCacheService(server: BuildCacheServer, accessKey: string, secretKey: string): object {
+function buildCacheService(server: BuildCacheServer, keys: Keys): object {
   switch (server) {
     case BuildCacheServer.VERSITYGW:
       return {
-        buildCacheEnvironment: { ROOT_ACCESS_KEY: accessKey, ROOT_SECRET_KEY: secretKey },
-        buildCacheCommand: ["--port", ":9000", "--quiet", "--health", "/healthz", "posix", "/export"],
+        buildCacheEnvironment: undefined,
+        buildCacheCommand: [
+          ...["--port", ":9000", "--quiet", "--health", "/healthz"],
+          // Without its cache a revoked key ends at once. The API that lists keys stays in the container.
+          ...["--iam-dir", "/iam", "--iam-cache-disable", "--admin-port", "127.0.0.1:9001"],
+          ...["posix", "/export"],
+        ],
+        buildCacheVolumes: ["/srv/cache/export:/export", "/srv/cache/iam:/iam"],
       };
     case BuildCacheServer.MINIO:
       return {
-        buildCacheEnvironment: { MINIO_ROOT_USER: accessKey, MINIO_ROOT_PASSWORD: secretKey, MINIO_BROWSER: "off" },
+        buildCacheEnvironment: {
+          MINIO_ROOT_USER: keys.access_key,
+          MINIO_ROOT_PASSWORD: keys.secret_key,
+          MINIO_BROWSER: "off",
+        },
         buildCacheCommand: ["server", "--address", ":9000", "/export"],
+        buildCacheVolumes: ["/srv/cache/export:/export"],
       };
   }
 }

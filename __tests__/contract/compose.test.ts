@@ -15,7 +15,10 @@ const available = programAvailable("terraform") && command !== undefined;
 function config(folder: string, text: string, ...options: string[]): Promise<Ended> {
   mkdirSync(folder, { recursive: true });
   const file = join(folder, "compose.yaml");
-  writeFileSync(file, text);
+  // What a host has made before.
+  const account = join(folder, "build-cache-root.env");
+  writeFileSync(account, "ROOT_ACCESS_KEY=A\nROOT_SECRET_KEY=B\n");
+  writeFileSync(file, text.replaceAll("/etc/gitlab-runner-gce/build-cache-root.env", account));
   return run([...command!, "-f", file, "config", ...options], { cwd: folder });
 }
 
@@ -31,6 +34,16 @@ describeIf(available).each(SUBJECTS)("the compose file of $name", (subject) => {
     for (const text of files) {
       const { status, stdout, stderr } = await config(join(folder, "compose"), text, "--quiet");
       expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: "", stderr: "" });
+    }
+  });
+
+  test("needs the file with the account of the build cache's server", async () => {
+    for (const text of files) {
+      const missing = text.replaceAll("/etc/gitlab-runner-gce/", "/nowhere/");
+      expect(missing).not.toBe(text);
+      expect((await config(join(folder, "compose"), missing, "--quiet")).stderr).toContain(
+        "build-cache-root.env not found",
+      );
     }
   });
 

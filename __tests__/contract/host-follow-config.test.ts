@@ -161,6 +161,14 @@ describe("--once", () => {
     expect(readdirSync(folder).sort()).toEqual(["check", "check.calls", "config"]);
   });
 
+  test("says how it went in a guest attribute of its own, if it is told to", async () => {
+    google.setAttribute("config", "a = 1");
+    await once(0, "--status", "keys");
+    google.setAttribute("config", 'a = "secret://x"');
+    await once(0, "--status", "keys");
+    expect(google.published).toEqual(["keys=ok", expect.stringMatching(/^keys=failed: /)]);
+  });
+
   test("applies a new file, and only a new one", async () => {
     google.setAttribute("config", "a = 1");
     recorder(folder, "apply");

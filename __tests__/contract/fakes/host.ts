@@ -1,7 +1,7 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { chmodSync, mkdtempSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { basename, delimiter, join } from "node:path";
 import { available } from "../programs";
 import { FakeGoogle } from "./google";
 
@@ -81,3 +81,13 @@ export function program(name: string): string | undefined {
 }
 
 export const testIf = (condition: boolean): jest.It => (condition ? test : test.skip);
+
+/** What is in /usr/local/lib/gitlab-runner-gce on a cache host. */
+export function cacheHostLibrary(folder: string): string {
+  const library = join(folder, "lib");
+  mkdirSync(library);
+  for (const file of ["host/host.sh", "host/google.py", "host/follow-config", "cache-host/build-cache-keys"]) {
+    symlinkSync(join(cloudInit, file), join(library, basename(file)));
+  }
+  return library;
+}
