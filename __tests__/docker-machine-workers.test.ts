@@ -53,6 +53,8 @@ test("by default: ten jobs a VM, none idle, at most ten VMs", () => {
         "google-disk-size=50",
         "google-disk-type=pd-balanced",
         "google-username=docker-user",
+        "google-metadata=manager-timeout=1800",
+        "google-metadata=docker-high-water=80",
         "google-scopes=https://www.googleapis.com/auth/logging.write,https://www.googleapis.com/auth/monitoring.write",
         "google-label=gitlab-runner-manager:stack-host",
       ]) as string[],
@@ -82,6 +84,8 @@ test("every property reaches its place", () => {
       tags: ["egress"],
       scopes: ["https://scope"],
       username: "cos",
+      managerTimeout: 600,
+      dockerHighWaterPercent: 70,
       machineOptions: ["engine-opt=mtu=1460"],
     }),
   ).toEqual({
@@ -108,6 +112,8 @@ test("every property reaches its place", () => {
         "google-tags=egress",
         "google-scopes=https://scope",
         "google-username=cos",
+        "google-metadata=manager-timeout=600",
+        "google-metadata=docker-high-water=70",
         "engine-opt=mtu=1460",
       ]) as string[],
     },
@@ -192,6 +198,10 @@ describe("against the rules", () => {
     ["idleTime", 59, "be at least 60 (seconds)"],
     ["maxBuilds", -1, "be at least 0 (jobs a VM; 0 is no limit)"],
     ["maxGrowthRate", -1, unlimited],
+    ["managerTimeout", 59, "be between 60 and 86400 (seconds)"],
+    ["managerTimeout", 86401, "be between 60 and 86400 (seconds)"],
+    ["dockerHighWaterPercent", 49, "be between 50 and 95 (percent)"],
+    ["dockerHighWaterPercent", 96, "be between 50 and 95 (percent)"],
     ["idleScaleFactor", -0.5, "be at least 0 (VMs to keep ready for each one in use)"],
     ["idleScaleFactor", NaN, "be at least 0 (VMs to keep ready for each one in use)"],
   ])("%s: %j", (property, value, must) => {
@@ -367,6 +377,8 @@ describe("a Terraform variable is taken unjudged for", () => {
 
   test.each([
     ["diskGb", '"google-disk-size=", var.tuned'],
+    ["managerTimeout", '"google-metadata=manager-timeout=", var.tuned'],
+    ["dockerHighWaterPercent", '"google-metadata=docker-high-water=", var.tuned'],
     ["idleScaleFactor", 'IdleScaleFactor = ${format("%f", var.tuned)}\n'],
   ])("%s", (property, expression) =>
     expect(rendered((stack) => ({ [property]: variable(stack).numberValue }))).toContain(expression),

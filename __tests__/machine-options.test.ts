@@ -13,6 +13,8 @@ const input: MachineOptionsInput = {
   serviceAccountEmail: "workers@my-project.iam.gserviceaccount.com",
   scopes: ["https://a", "https://b"],
   owner: "manager",
+  managerTimeout: 1800,
+  dockerHighWaterPercent: 80,
 };
 const optionsOf = (changed: Partial<MachineOptionsInput>) => machineOptions({ ...input, ...changed }) as string[];
 
@@ -34,6 +36,8 @@ test("the options of a default worker, in the google driver's own forms", () => 
     "google-metadata=enable-oslogin=FALSE",
     "google-metadata=block-project-ssh-keys=TRUE",
     "google-metadata-from-file=startup-script=/usr/local/lib/gitlab-runner-gce/worker-startup.sh",
+    "google-metadata=manager-timeout=1800",
+    "google-metadata=docker-high-water=80",
     "google-label=gitlab-runner-manager:manager",
   ]);
 });
@@ -55,7 +59,7 @@ test("the image of a variable loses the same prefixes in Terraform", () => {
 test("a spot worker is preemptible; docker-machine knows no other form", () => {
   expect(optionsOf({ spot: true })).toContain("google-preemptible");
   expect(optionsOf({ spot: false })).toEqual(optionsOf({}));
-  expect(resolved((stack) => optionsOf({ spot: variable(stack).booleanValue }).at(-5))).toBe(
+  expect(resolved((stack) => optionsOf({ spot: variable(stack).booleanValue }).at(-7))).toBe(
     "google-preemptible=${var.tuned}",
   );
 });
@@ -64,6 +68,22 @@ test("the registry mirror is Docker's, and the start-up script's for docker-in-d
   const mirrored = optionsOf({ registryMirrorUrl: "http://10.0.0.2:6000" });
   expect(mirrored).toContain("engine-registry-mirror=http://10.0.0.2:6000");
   expect(mirrored).toContain("google-metadata=registry-mirror=http://10.0.0.2:6000");
+});
+
+test("what a worker watches itself by is in its metadata, from variables too", () => {
+  expect(optionsOf({ managerTimeout: 600, dockerHighWaterPercent: 70 })).toEqual(
+    expect.arrayContaining(["google-metadata=manager-timeout=600", "google-metadata=docker-high-water=70"]),
+  );
+  const options = resolved((stack) => {
+    const { numberValue } = variable(stack);
+    return optionsOf({ managerTimeout: numberValue, dockerHighWaterPercent: numberValue });
+  });
+  expect(options).toEqual(
+    expect.arrayContaining([
+      "google-metadata=manager-timeout=${var.tuned}",
+      "google-metadata=docker-high-water=${var.tuned}",
+    ]),
+  );
 });
 
 test("tags are one option, labels one each, with a colon", () => {

@@ -146,6 +146,21 @@ export interface DockerMachineWorkersProps {
    */
   readonly username?: string;
   /**
+   * How many seconds, 60 to 86400, a VM waits for its manager, which makes itself heard twice a minute. A VM that has heard nothing
+   * for longer, and runs no job, powers itself off; after a day it does so below a job too. Google bills its disk until the manager,
+   * or one that takes its place, is there again and deletes it. Holds for new VMs.
+   *
+   * @default 1800
+   */
+  readonly managerTimeout?: number;
+  /**
+   * How full a VM's disk may be, in percent, 50 to 95, before images and build caches that no container uses are deleted from it;
+   * below 95 % that waits until no job runs there. Holds for new VMs.
+   *
+   * @default 80
+   */
+  readonly dockerHighWaterPercent?: number;
+  /**
    * More options for `docker-machine create`, as in GitLab's `MachineOptions`: `engine-opt=…`, `google-accelerator=…`.
    *
    * @default - none
@@ -209,6 +224,8 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
           serviceAccountEmail: this.serviceAccountEmail,
           owner: manager.name,
           registryMirrorUrl: manager.registryMirrorUrl,
+          managerTimeout: props.managerTimeout ?? 1800,
+          dockerHighWaterPercent: props.dockerHighWaterPercent ?? 80,
         }),
         autoscaling: props.autoscaling,
       },
@@ -250,6 +267,8 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
     check(integer(60, undefined, "seconds"), "idleTime", props.idleTime);
     check(integer(0, undefined, "jobs a VM; 0 is no limit"), "maxBuilds", props.maxBuilds);
     check(integer(0, undefined, "VMs; 0 is no limit"), "maxGrowthRate", props.maxGrowthRate);
+    check(integer(60, 86400, "seconds"), "managerTimeout", props.managerTimeout);
+    check(integer(50, 95, "percent"), "dockerHighWaterPercent", props.dockerHighWaterPercent);
     if (!Token.isUnresolved(props.tags)) {
       props.tags?.forEach((tag) => check(resourceName, "tags", tag));
     }

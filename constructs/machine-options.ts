@@ -23,6 +23,8 @@ export interface MachineOptionsInput {
   readonly labels?: Labels;
   readonly owner: string;
   readonly registryMirrorUrl?: string;
+  readonly managerTimeout: number;
+  readonly dockerHighWaterPercent: number;
   readonly machineOptions?: string[];
 }
 
@@ -55,6 +57,8 @@ export function machineOptions(input: MachineOptionsInput): string[] | IResolvab
       "google-metadata=enable-oslogin=FALSE",
       "google-metadata=block-project-ssh-keys=TRUE",
       `google-metadata-from-file=startup-script=${WORKER_STARTUP}`,
+      `google-metadata=manager-timeout=${numberText(input.managerTimeout)}`,
+      `google-metadata=docker-high-water=${numberText(input.dockerHighWaterPercent)}`,
       ...(registryMirrorUrl === undefined
         ? []
         : [`google-metadata=registry-mirror=${registryMirrorUrl}`, `engine-registry-mirror=${registryMirrorUrl}`]),

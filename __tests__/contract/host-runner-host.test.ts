@@ -139,13 +139,17 @@ describe("the whole bootstrap", () => {
       url: "https://example.com",
       keyUrl: `http://${google.address}/key`,
       keyFingerprint: fingerprint,
-      suite: "",
+      suite: "$CODENAME",
       components: "main",
       packages,
     });
     settings(
       { url: `http://${google.address}/docker-machine`, sha256: sha256(readFileSync(dockerMachine)) },
-      { docker: repository("docker-ce=5:29.8.0-1~*"), gitlabRunner: repository("gitlab-runner=19.3.0-1") },
+      {
+        docker: repository("docker-ce=5:29.8.0-1~*"),
+        gitlabRunner: repository("gitlab-runner=19.3.0-1"),
+        opsAgent: { enabled: false },
+      },
     );
     google.secrets.set(secret("one"), ["glrt-one-one-one-one-one\n"]);
     google.secrets.set(secret("two"), ["glrt-two-two-two-two-two"]);
@@ -187,7 +191,9 @@ describe("the whole bootstrap", () => {
         .split("\n")
         .filter((line) => line.startsWith("stop")),
     ).toHaveLength(1);
-    expect(text("bin/systemctl.calls")).toContain("enable --now runner-host-config.service\n");
+    expect(text("bin/systemctl.calls")).toContain(
+      "enable --now runner-host-config.service runner-host-drain.service runner-host-workers.timer\n",
+    );
     expect(text("bin/gitlab-runner.calls")).not.toContain("glrt-");
     expect(existsSync(path("var/lib/gitlab-runner-gce/bootstrapped"))).toBe(true);
   });

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 
 METADATA = f"http://{os.environ.get('GCE_METADATA_HOST', 'metadata.google.internal')}/computeMetadata/v1/instance/"
@@ -34,8 +35,8 @@ def log(text):
 
 
 def metadata(path, data=None, timeout=10):
-    """Value and ETag of what is below `instance/`; with data it is written."""
-    request = urllib.request.Request(METADATA + path, data, {"Metadata-Flavor": "Google"}, method="GET" if data is None else "PUT")
+    """Value and ETag of what is below `instance/`, or beside it as `../…`; with data it is written."""
+    request = urllib.request.Request(urllib.parse.urljoin(METADATA, path), data, {"Metadata-Flavor": "Google"}, method="GET" if data is None else "PUT")
     with _direct.open(request, timeout=timeout) as answer:
         return answer.read().decode(), answer.headers.get("ETag", "0")
 
