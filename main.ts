@@ -18,6 +18,7 @@ import {
   GITLAB_RUNNER_VERSION,
   RunnerHost,
   RunnerHostProps,
+  RunnerMonitoring,
   RunnerNetwork,
   RunnerRegistration,
   WORKER_IMAGE,
@@ -60,6 +61,12 @@ interface VariableConfig<T> {
  * in code: see examples/.
  */
 export class GitlabRunnerStack extends TerraformStack {
+  /** Takes more registrations. */
+  public readonly runnerHost: RunnerHost;
+  public readonly cacheHost: CacheHost;
+  public readonly workers: DockerMachineWorkers;
+  public readonly network: RunnerNetwork;
+
   constructor(scope: Construct, id: string, props: GitlabRunnerStackProps = {}) {
     super(scope, id);
     this.addOverride("terraform.required_version", ">= 1.11");
@@ -79,6 +86,7 @@ export class GitlabRunnerStack extends TerraformStack {
       name: `${name}-cache`,
       cacheDiskGb: v.cacheDiskGb,
       maxAgeDays: v.cacheMaxAgeDays,
+      opsAgent: v.monitoring,
       ...props.cacheHost,
     });
     const host = new RunnerHost(this, "RunnerHost", {
@@ -89,6 +97,7 @@ export class GitlabRunnerStack extends TerraformStack {
       name: `${name}-manager`,
       concurrent: v.concurrent,
       gitlabRunnerVersion: v.gitlabRunnerVersion,
+      opsAgent: v.monitoring,
       ...props.runnerHost,
     });
     const workers = new DockerMachineWorkers(this, "Workers", {
@@ -116,6 +125,17 @@ export class GitlabRunnerStack extends TerraformStack {
       token: { project, secretId: v.runnerTokenSecret },
       docker: { image: v.defaultImage, privileged: v.privileged },
     });
+    new RunnerMonitoring(this, "Monitoring", {
+      runnerHost: host,
+      cacheHost,
+      notificationChannels: v.notificationChannels,
+      name,
+      labels,
+    });
+    this.network = network;
+    this.cacheHost = cacheHost;
+    this.runnerHost = host;
+    this.workers = workers;
     this.outputs(host, cacheHost, v.gitlabUrl);
   }
 
@@ -231,6 +251,16 @@ export class GitlabRunnerStack extends TerraformStack {
         default: GITLAB_RUNNER_VERSION,
         rule: rules.gitlabRunnerVersion,
       }).stringValue,
+      monitoring: this.variable("monitoring", "bool", {
+        description:
+          "Whether both hosts ship logs and metrics to Google Cloud by the Ops Agent, with alert policies and a dashboard. Google bills them. Changing it replaces both hosts.",
+        default: false,
+      }).booleanValue,
+      notificationChannels: this.variable("notification_channels", "list(string)", {
+        description: "Who is told of alerts: names of Cloud Monitoring's notification channels.",
+        default: [],
+        rule: rules.notificationChannels,
+      }).listValue,
       labels: Token.asStringMap(
         this.variable("labels", "map(string)", {
           description: "Labels for all VMs, disks and secrets.",

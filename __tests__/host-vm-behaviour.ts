@@ -1,7 +1,7 @@
 import { TerraformStack, Token } from "cdktf";
 import { HostVm, HostVmProps } from "../constructs/host-vm";
 import { HOST_IMAGE } from "../constructs/versions";
-import { ownerLabels, place, resolved, synthesized, uniqueNames, variable } from "./synthesized";
+import { ownerLabels, place, resolved, Synthesized, synthesized, uniqueNames, variable } from "./synthesized";
 
 /** What every host does, whatever it is for. */
 export function behavesAsHostVm(create: (stack: TerraformStack, id: string, props: HostVmProps) => HostVm): void {
@@ -128,6 +128,88 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
     }
   });
 
+  describe("Prometheus metrics", () => {
+    const rules = (props: Partial<HostVmProps> = {}) => host(props).all("google_compute_firewall", "Host_Metrics");
+
+    test("are for nobody by default", () => {
+      expect(rules()).toEqual([]);
+      expect(rules({ metricsClientRanges: [] })).toEqual([]);
+    });
+
+    test("are for the ranges that are given, at one port", () => {
+      expect(rules({ metricsClientRanges: ["10.1.0.0/16", "10.2.0.0/16"] })).toEqual([
+        expect.objectContaining({
+          name: "stack-host-metrics",
+          source_ranges: ["10.1.0.0/16", "10.2.0.0/16"],
+          target_service_accounts: [expect.stringMatching(/^\$\{google_service_account\.Host_/)],
+          allow: [{ protocol: "tcp", ports: [expect.stringMatching(/^925[23]$/)] }],
+        }),
+      ]);
+    });
+
+    test("are for the host itself when a variable turns out to be empty, not for the world", () => {
+      const stack = synthesized((stack) => {
+        create(stack, "Host", { ...place, metricsClientRanges: variable(stack).listValue });
+      });
+      expect(stack.one("google_compute_firewall", "Host_Metrics")["source_ranges"]).toMatch(
+        /^\$\{coalescelist\(var\.tuned, \["\$\{google_compute_instance\.Host_\w+\.network_interface\[0\]\.network_ip\}\/32"\]\)\}$/,
+      );
+    });
+  });
+
+  describe("Google's Ops Agent", () => {
+    const settings = (stack: Synthesized) =>
+      (stack.one("null_resource", "Host_Bootstrap")["triggers"] as { settings: string }).settings;
+    const grants = (stack: Synthesized) =>
+      stack.all("google_project_iam_member", "Host").filter(({ role }) => /logging|monitoring/.test(String(role)));
+
+    test("is off: neither installed nor allowed anything", () => {
+      for (const stack of [host(), host({ opsAgent: false })]) {
+        expect(settings(stack)).toContain('"opsAgent": {"enabled": false}');
+        expect(grants(stack)).toEqual([]);
+      }
+    });
+
+    test("is installed from Google, and may write logs and metrics before the VM is there", () => {
+      const stack = host({ opsAgent: true });
+      expect(settings(stack)).toContain(
+        '"opsAgent": {"enabled": true, "url": "https://packages.cloud.google.com/apt", "keyUrl": "https://packages.cloud.google.com/apt/doc/apt-key.gpg"',
+      );
+      expect(settings(stack)).toContain(
+        '"suite": "google-cloud-ops-agent-$CODENAME-2", "components": "main", "packages": ["google-cloud-ops-agent=2.*"]',
+      );
+      expect(grants(stack).map(({ role, project, count }) => ({ role, project, count }))).toEqual([
+        { role: "roles/logging.logWriter", project: "my-project" },
+        { role: "roles/monitoring.metricWriter", project: "my-project" },
+      ]);
+      for (const right of ["WriteLogs", "WriteMetrics"]) {
+        expect(stack.one("google_compute_instance")["depends_on"]).toContainEqual(
+          expect.stringMatching(new RegExp(`^google_project_iam_member\\.Host_${right}_\\w+$`)),
+        );
+      }
+    });
+
+    test("comes from a mirror", () => {
+      const repository = {
+        url: "https://apt.example",
+        keyUrl: "https://apt.example/key",
+        keyFingerprint: "A".repeat(40),
+        component: "main",
+      };
+      expect(settings(host({ opsAgent: true, opsAgentRepository: repository }))).toMatch(
+        /"opsAgent": \{"enabled": true, "url": "https:\/\/apt\.example"/,
+      );
+    });
+
+    test("is Terraform's to decide by a variable", () => {
+      const stack = synthesized((stack) => {
+        create(stack, "Host", { ...place, opsAgent: variable(stack).booleanValue });
+      });
+      expect(settings(stack)).toMatch(/"opsAgent": \{"enabled": \$\{jsonencode\(var\.tuned\)\}, "url": /);
+      expect(grants(stack).map(({ count }) => count)).toEqual(Array(2).fill("${var.tuned ? 1 : 0}"));
+    });
+  });
+
   describe("terraform apply", () => {
     test("waits 15 minutes for a VM that is new, and is told what to ask for", () => {
       const ready = host().one("null_resource", "Host_Ready");
@@ -225,6 +307,12 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
     test("name: so long that a name made from it has over 63 characters", () => {
       const name = "n".repeat(60);
       expect(() => host({ name })).toThrow(/^'name' must .*, got "n{60}"$/);
+    });
+
+    test("metricsClientRanges: no range", () => {
+      expect(() => host({ metricsClientRanges: ["10.0.0.0/8", "10.0.0.1"] })).toThrow(
+        new Error(`'metricsClientRanges' must be an IPv4 range such as 10.0.0.0/8, got "10.0.0.1"`),
+      );
     });
 
     test("labels: a bad key", () => {

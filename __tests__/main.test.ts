@@ -72,6 +72,8 @@ const VARIABLES: Record<string, [type: string, defaultValue?: unknown]> = {
   cache_disk_gb: ["number", 100],
   cache_max_age_days: ["number", 14],
   gitlab_runner_version: ["string", GITLAB_RUNNER_VERSION],
+  monitoring: ["bool", false],
+  notification_channels: ["list(string)", []],
   labels: ["map(string)", {}],
 };
 

@@ -4,6 +4,7 @@ import {
   DOCKER_REPOSITORY,
   dockerMachineSettings,
   GITLAB_RUNNER_REPOSITORY,
+  OPS_AGENT_REPOSITORY,
   repositorySettings,
 } from "../constructs/package-sources";
 import { DOCKER_MACHINE_VERSION } from "../constructs/versions";
@@ -17,21 +18,24 @@ const mirror: AptRepository = {
 };
 
 describe("repositorySettings", () => {
-  test("is what the host's set-up reads; an empty suite is the host's own", () => {
+  test("is what the host's set-up reads; the suite is the host's own by default", () => {
     expect(repositorySettings("dockerRepository", mirror, ["docker-ce=5:29.*"])).toEqual({
       url: "https://apt.example/docker",
       keyUrl: "https://apt.example/key.asc",
       keyFingerprint: "0123456789ABCDEF0123456789ABCDEF01234567",
-      suite: "",
+      suite: "$CODENAME",
       components: "main",
       packages: ["docker-ce=5:29.*"],
     });
     expect(repositorySettings("dockerRepository", { ...mirror, suite: "noble" }, [])).toMatchObject({ suite: "noble" });
   });
 
-  test.each([DOCKER_REPOSITORY, GITLAB_RUNNER_REPOSITORY])("takes the repository of $url", (repository) => {
-    repositorySettings("repository", repository, []);
-  });
+  test.each([DOCKER_REPOSITORY, GITLAB_RUNNER_REPOSITORY, OPS_AGENT_REPOSITORY])(
+    "takes the repository of $url",
+    (repository) => {
+      repositorySettings("repository", repository, []);
+    },
+  );
 
   test.each([
     ["url", "apt.example/docker", "be a URL that begins with https:// or http://"],

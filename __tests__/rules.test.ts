@@ -92,6 +92,18 @@ describe.each<[string, rules.Rule<string>, string[], string[]]>([
     ["9DC8 5822 9FC7 DD38 854A E2D8 8D81 803C 0EBF CD88", "a".repeat(40)],
     ["a".repeat(39), "a".repeat(41), "0EBFCD88", "g".repeat(40), ""],
   ],
+  [
+    "listenAddress",
+    rules.listenAddress,
+    ["", ":9252", "127.0.0.1:9252", "localhost:1", "[::1]:65535"],
+    ["9252", "127.0.0.1", "::1:9252", "http://127.0.0.1:9252", ":port", "a b:1", ":"],
+  ],
+  [
+    "notificationChannel",
+    rules.notificationChannel,
+    ["projects/my-project/notificationChannels/123", "projects/42/notificationChannels/a-1"],
+    ["123", "me@example.com", "projects/p/notificationChannels/", "projects/p/notificationChannels/1/x", ""],
+  ],
   ["sha256", rules.sha256, ["", "0a".repeat(32)], ["0a", "0A".repeat(32), "0a".repeat(33)]],
   ["duration", rules.duration, ["168h", "1h30m", "1.5s", "20ms"], ["168", "1d", "h", "1h 30m", "-1h", ""]],
   ["nonEmpty", rules.nonEmpty, ["alpine:latest"], ["", "  "]],
@@ -137,6 +149,13 @@ test.each([
   ["latest", false],
 ])("GitLab Runner %s can check its configuration: %s", (version, can) => {
   expect(rules.gitlabRunnerVersion.holds(version)).toBe(can);
+});
+
+test("notification channels are judged one by one", () => {
+  const channel = "projects/my-project/notificationChannels/123";
+  expect(rules.notificationChannels.holds([])).toBe(true);
+  expect(rules.notificationChannels.holds([channel, channel])).toBe(true);
+  expect(rules.notificationChannels.holds([channel, "123"])).toBe(false);
 });
 
 test("labels are judged key by key and value by value", () => {

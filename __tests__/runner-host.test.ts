@@ -28,7 +28,7 @@ test("default runner host", () => {
 describe("as a host", () => behavesAsHostVm((stack, id, props) => new RunnerHost(stack, id, props)));
 
 describe("rights", () => {
-  test("are exactly what docker-machine calls, in a role of this host", () => {
+  test("are exactly what docker-machine and the host itself call, in a role of this host", () => {
     const stack = host();
     expect(stack.one("google_project_iam_custom_role")).toMatchObject({
       title: "GitLab Runner manager stack-host",
@@ -42,6 +42,7 @@ describe("rights", () => {
         "compute.instances.create",
         "compute.instances.delete",
         "compute.instances.get",
+        "compute.instances.list",
         "compute.instances.setLabels",
         "compute.instances.setMetadata",
         "compute.instances.setServiceAccount",
@@ -157,7 +158,19 @@ describe("before the host goes", () => {
 
 describe("the global section of config.toml", () => {
   test("by default", () => {
-    expect(config(host())).toEqual({ concurrent: 10, log_format: "json", runners: [] });
+    expect(config(host())).toEqual({
+      concurrent: 10,
+      log_format: "json",
+      listen_address: "127.0.0.1:9252",
+      runners: [],
+    });
+  });
+
+  test("metrics are for the host itself, and for all of its addresses where somebody is let in", () => {
+    const address = (props: Partial<RunnerHostProps>) => config(host(props))["listen_address"];
+    expect(address({ metricsClientRanges: [] })).toBe("127.0.0.1:9252");
+    expect(address({ metricsClientRanges: ["10.0.0.0/24"] })).toBe(":9252");
+    expect(address({ metricsClientRanges: ["10.0.0.0/24"], listenAddress: ":1" })).toBe(":1");
   });
 
   test("has what is given", () => {
@@ -168,6 +181,7 @@ describe("the global section of config.toml", () => {
           checkInterval: 5,
           logLevel: "debug",
           logFormat: "text",
+          listenAddress: "127.0.0.1:9999",
           shutdownTimeout: 60,
           connectionMaxAge: "20m",
           sentryDsn: "https://sentry.example/1",
@@ -178,6 +192,7 @@ describe("the global section of config.toml", () => {
       check_interval: 5,
       log_level: "debug",
       log_format: "text",
+      listen_address: "127.0.0.1:9999",
       shutdown_timeout: 60,
       connection_max_age: "20m",
       sentry_dsn: "https://sentry.example/1",
@@ -186,9 +201,10 @@ describe("the global section of config.toml", () => {
   });
 
   test("takes any other key by overrides, and leaves out what is null there", () => {
-    expect(config(host({ overrides: { listen_address: ":9252", log_format: null, concurrent: 3 } }))).toEqual({
+    expect(config(host({ overrides: { labels: { a: "b" }, log_format: null, concurrent: 3 } }))).toEqual({
       concurrent: 3,
-      listen_address: ":9252",
+      listen_address: "127.0.0.1:9252",
+      labels: { a: "b" },
       runners: [],
     });
   });
@@ -199,6 +215,35 @@ describe("the global section of config.toml", () => {
       before.one("google_compute_instance").metadata["user-data"],
     );
     expect(settings(after)).toBe(settings(before));
+  });
+});
+
+describe("the port of the metrics that is opened", () => {
+  const ports = (props: Partial<RunnerHostProps>) =>
+    host({ ...props, metricsClientRanges: ["10.0.0.0/8"] })
+      .all("google_compute_firewall", "Host_Metrics")
+      .map(({ allow }) => allow);
+
+  test.each<[string, Partial<RunnerHostProps>, string]>([
+    ["by default", {}, "9252"],
+    ["of a listenAddress", { listenAddress: "10.0.0.2:9999" }, "9999"],
+    ["of overrides", { overrides: { listen_address: ":1234" } }, "1234"],
+  ])("is that %s", (_, props, port) => {
+    expect(ports(props)).toEqual([[{ protocol: "tcp", ports: [port] }]]);
+  });
+
+  test("is GitLab Runner's own if a variable has it", () => {
+    const { text } = synthesized((stack) => {
+      create(stack, { listenAddress: variable(stack).stringValue, metricsClientRanges: ["10.0.0.0/8"] });
+    });
+    expect(text).toMatch(/"ports": \[\s*"9252"\s*\]/);
+  });
+
+  test.each<[string, Partial<RunnerHostProps>]>([
+    ["with an empty listenAddress", { listenAddress: "" }],
+    ["with one that overrides remove", { overrides: { listen_address: null } }],
+  ])("is none %s", (_, props) => {
+    expect(ports(props)).toEqual([]);
   });
 });
 
@@ -233,7 +278,7 @@ describe("package sources", () => {
       dockerMachine: { url: "https://files.example/docker-machine", sha256: "0a".repeat(32) },
     });
     const replaced = {
-      docker: { url: "https://apt.example", suite: "", packages: ["docker-ce=5:29.1.0-1~*"] },
+      docker: { url: "https://apt.example", suite: "$CODENAME", packages: ["docker-ce=5:29.1.0-1~*"] },
       gitlabRunner: {
         url: "https://apt.example",
         suite: "noble",

@@ -3,13 +3,16 @@ import { ComputeFirewall } from "@cdktf/provider-google/lib/compute-firewall";
 import { ComputeInstance, ComputeInstanceAttachedDisk } from "@cdktf/provider-google/lib/compute-instance";
 import { ServiceAccount } from "@cdktf/provider-google/lib/service-account";
 import { Resource as NullResource } from "@cdktf/provider-null/lib/resource";
-import { Lazy, TerraformResource, TerraformStack } from "cdktf";
+import { Fn, Lazy, TerraformResource, TerraformStack, Token } from "cdktf";
 import { Construct } from "constructs";
 import { checkLabels, Labels, mergeLabels } from "./labels";
 import { defaultName, serviceAccountId } from "./names";
 import { NetworkAttachment } from "./network-attachment";
+import { opsAgentGrants, opsAgentSettings } from "./ops-agent";
+import { AptRepository, OPS_AGENT_REPOSITORY } from "./package-sources";
 import { hostFile, json, numberText, renderTemplate, terraformString } from "./rendering";
-import { check, image, integer, machineType, nameWithRoom, projectId, resourceName, zone } from "./rules";
+import { check, cidr, image, integer, machineType, nameWithRoom, projectId, resourceName, zone } from "./rules";
+import { Flag } from "./runner-config";
 import { HOST_IMAGE } from "./versions";
 
 /** What `CacheHost` and `RunnerHost` have in common. */
@@ -63,6 +66,24 @@ export interface HostVmProps {
    */
   readonly sshThroughIap?: boolean;
   /**
+   * IPv4 ranges that may read the host's Prometheus metrics, which are served without authentication, as is pprof beside them.
+   *
+   * @default - none
+   */
+  readonly metricsClientRanges?: string[];
+  /**
+   * Whether Google's Ops Agent ships the host's logs and metrics to Google Cloud, which bills them. Changing it replaces the VM.
+   *
+   * @default false
+   */
+  readonly opsAgent?: Flag;
+  /**
+   * Where the Ops Agent is installed from.
+   *
+   * @default - Google's own repository (`OPS_AGENT_REPOSITORY`)
+   */
+  readonly opsAgentRepository?: AptRepository;
+  /**
    * How many seconds `terraform apply` waits until the host says that it is ready, and fails with the host's own words if it
    * is not; 0 does not wait.
    *
@@ -79,6 +100,8 @@ export interface HostVmConfig {
   readonly settings: object;
   /** Metadata attributes that programs on the host follow. Changing them does not touch the VM. */
   readonly attributes: { [key: string]: string };
+  /** TCP port of its Prometheus metrics, if it serves any. */
+  readonly metricsPort?: string;
   readonly attachedDisk?: ComputeInstanceAttachedDisk;
   readonly networkIp?: string;
 }
@@ -96,6 +119,8 @@ export abstract class HostVm extends Construct {
   public readonly zone: string;
   /** E-mail of the service account that the VM acts as. */
   public readonly serviceAccountEmail: string;
+  /** Whether the Ops Agent ships its logs and metrics. */
+  public readonly opsAgent: Flag;
 
   private readonly hostProps: HostVmProps;
   private readonly needed: TerraformResource[] = [];
@@ -113,6 +138,9 @@ export abstract class HostVm extends Construct {
     check(integer(10, 65536, "GB, and no smaller than the image"), "bootDiskGb", props.bootDiskGb);
     check(integer(0, 3600, "seconds"), "readyTimeout", props.readyTimeout);
     checkLabels(props.labels);
+    if (!Token.isUnresolved(props.metricsClientRanges)) {
+      props.metricsClientRanges?.forEach((range) => check(cidr, "metricsClientRanges", range));
+    }
     this.project = props.project;
     this.zone = props.zone;
     this.hostProps = props;
@@ -123,6 +151,8 @@ export abstract class HostVm extends Construct {
         accountId: serviceAccountId(this.name),
         displayName: `GitLab Runner: ${this.name}`,
       }).email;
+    this.opsAgent = props.opsAgent ?? false;
+    opsAgentGrants(this, this.opsAgent, this.project, this.member).forEach((grant) => this.neededAtBoot(grant));
   }
 
   /** Labels of everything that belongs to this host. */
@@ -147,13 +177,17 @@ export abstract class HostVm extends Construct {
 
   protected createInstance(config: HostVmConfig): ComputeInstance {
     const { hostProps: props, project } = this;
+    const settings = {
+      ...config.settings,
+      opsAgent: opsAgentSettings(this.opsAgent, props.opsAgentRepository ?? OPS_AGENT_REPOSITORY),
+    };
     // user-data changes in place, yet cloud-init reads it once: without this a change would reach no host.
     const bootstrap = new NullResource(this, "Bootstrap", {
       triggers: {
         programs: createHash("sha256")
           .update(renderTemplate(config.template, { settings: {} }))
           .digest("hex"),
-        settings: terraformString(json(config.settings)),
+        settings: terraformString(json(settings)),
       },
     });
     const instance = new ComputeInstance(this, "Resource", {
@@ -179,7 +213,7 @@ export abstract class HostVm extends Construct {
       shieldedInstanceConfig: { enableSecureBoot: true, enableVtpm: true, enableIntegrityMonitoring: true },
       labels: this.labels,
       metadata: {
-        "user-data": terraformString(renderTemplate(config.template, { settings: config.settings })),
+        "user-data": terraformString(renderTemplate(config.template, { settings })),
         "enable-guest-attributes": "TRUE",
         "enable-oslogin": "TRUE",
         "block-project-ssh-keys": "TRUE",
@@ -208,13 +242,44 @@ export abstract class HostVm extends Construct {
         allow: [{ protocol: "tcp", ports: ["22"] }],
       });
     }
+    this.letMetricsClientsIn(config.metricsPort);
     this.waitUntilReady(instance, props.readyTimeout ?? 900);
     return instance;
+  }
+
+  /** Whether somebody else than the host itself may scrape its metrics. */
+  protected get servesMetrics(): boolean {
+    const { metricsClientRanges: ranges = [] } = this.hostProps;
+    return Token.isUnresolved(ranges) || ranges.length > 0;
+  }
+
+  private letMetricsClientsIn(port: string | undefined): void {
+    const { metricsClientRanges: ranges = [], network } = this.hostProps;
+    if (port === undefined || !this.servesMetrics) {
+      return;
+    }
+    new ComputeFirewall(this, "Metrics", {
+      project: this.networkProject,
+      name: `${this.name}-metrics`,
+      description: `Prometheus metrics of ${this.name}`,
+      network: network.network,
+      // A variable may turn out empty. Then the host lets itself in: a rule without a source would be open to the world.
+      sourceRanges: Token.isUnresolved(ranges)
+        ? Token.asList(Fn.coalescelist([ranges, [`${this.internalAddress}/32`]]))
+        : ranges,
+      targetServiceAccounts: [this.serviceAccountEmail],
+      allow: [{ protocol: "tcp", ports: [port] }],
+    });
   }
 
   /** The VM's internal address. */
   public get internalAddress(): string {
     return this.instance!.networkInterface.get(0).networkIp;
+  }
+
+  /** Google's number for the VM, by which its own metrics know it. */
+  public get instanceId(): string {
+    return this.instance!.instanceId;
   }
 
   /** Command that opens a shell on the VM. */

@@ -3,6 +3,7 @@ export { BuildCacheServer, CacheHost, type CacheHostProps } from "./cache-host";
 export { DockerMachineWorkers, type DockerMachineWorkersProps } from "./docker-machine-workers";
 export { type HostVmProps } from "./host-vm";
 export { type Labels } from "./labels";
+export { RunnerMonitoring, type RunnerMonitoringProps } from "./monitoring";
 export { type NetworkAttachment } from "./network-attachment";
 export {
   type AptRepository,
@@ -10,6 +11,7 @@ export {
   DOCKER_REPOSITORY,
   type DockerMachineDownload,
   GITLAB_RUNNER_REPOSITORY,
+  OPS_AGENT_REPOSITORY,
 } from "./package-sources";
 export {
   type AutoscalingConfig,

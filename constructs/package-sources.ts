@@ -10,9 +10,9 @@ export interface AptRepository {
   /** Fingerprint of the key: 40 hexadecimal digits, spaces allowed. Another key fails the deployment. */
   readonly keyFingerprint: string;
   /**
-   * The suite.
+   * The suite. `$CODENAME` in it is the code name of the host's distribution.
    *
-   * @default - the code name of the host's distribution
+   * @default "$CODENAME"
    */
   readonly suite?: string;
   /** The component, such as `stable`. */
@@ -47,6 +47,16 @@ export const GITLAB_RUNNER_REPOSITORY: AptRepository = {
   component: "main",
 };
 
+/** https://cloud.google.com/stackdriver/docs/solutions/agents/ops-agent/installation */
+export const OPS_AGENT_REPOSITORY: AptRepository = {
+  url: "https://packages.cloud.google.com/apt",
+  keyUrl: "https://packages.cloud.google.com/apt/doc/apt-key.gpg",
+  // The key file has a second one, with which Google signs nothing here any more.
+  keyFingerprint: "35BA A0B3 3E9E B396 F59C A838 C0BA 5CE6 DC63 15A3",
+  suite: "google-cloud-ops-agent-$CODENAME-2",
+  component: "main",
+};
+
 /** https://docs.gitlab.com/runner/executors/docker_machine/ */
 export const DOCKER_MACHINE_DOWNLOAD: DockerMachineDownload = {
   url: `https://gitlab-docker-machine-downloads.s3.amazonaws.com/${DOCKER_MACHINE_VERSION}/docker-machine-Linux-x86_64`,
@@ -61,7 +71,7 @@ export function repositorySettings(property: string, repository: AptRepository, 
     url: repository.url,
     keyUrl: repository.keyUrl,
     keyFingerprint: repository.keyFingerprint,
-    suite: repository.suite ?? "",
+    suite: repository.suite ?? "$CODENAME",
     components: repository.component,
     packages,
   };

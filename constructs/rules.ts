@@ -170,6 +170,24 @@ export const gitlabRunnerVersion: Rule<string> = {
     `tonumber(regex("^[0-9]+[.]([0-9]+)[.][0-9]+$", ${reference})[0]), 0) >= 19003`,
 };
 
+/** https://docs.gitlab.com/runner/configuration/advanced-configuration/#the-global-section */
+export const listenAddress = pattern(
+  "^(([^\\s:\\[\\]]*|\\[[0-9a-fA-F:.]+\\]):[0-9]{1,5})?$",
+  "be [host]:port such as :9252 or 127.0.0.1:9252, or empty",
+);
+
+/** https://cloud.google.com/monitoring/support/notification-options */
+export const notificationChannel = pattern(
+  "^projects/[^/]+/notificationChannels/[^/]+$",
+  "be the name of a notification channel such as projects/my-project/notificationChannels/123 (gcloud beta monitoring channels list)",
+);
+
+export const notificationChannels: Rule<string[]> = {
+  must: "be a list of names such as projects/my-project/notificationChannels/123 (gcloud beta monitoring channels list)",
+  holds: (channels) => channels.every((channel) => notificationChannel.holds(channel)),
+  condition: (reference) => `alltrue([for channel in ${reference} : ${notificationChannel.condition("channel")}])`,
+};
+
 /** A key's fingerprint; spaces are for the reader. */
 export const keyFingerprint = pattern("^([0-9A-Fa-f] ?){40}$", "be a key fingerprint of 40 hexadecimal digits");
 

@@ -11,6 +11,7 @@ import {
   LocalExecProvisioner,
   StringConcat,
   TerraformResource,
+  Token,
   Tokenization,
 } from "cdktf";
 import { Construct, IConstruct } from "constructs";
@@ -26,7 +27,7 @@ import {
   repositorySettings,
 } from "./package-sources";
 import { hostFile, numberText, stringExpression, terraformString } from "./rendering";
-import { check, duration, gitlabRunnerVersion, integer } from "./rules";
+import { check, duration, gitlabRunnerVersion, integer, listenAddress } from "./rules";
 import { globalTable, LogFormat, LogLevel, mergeTables, renderConfigToml, TomlTable } from "./runner-config";
 import { SecretReference } from "./secret-reference";
 import { DOCKER_PACKAGES, GITLAB_RUNNER_VERSION } from "./versions";
@@ -56,6 +57,13 @@ export interface RunnerHostProps extends HostVmProps {
    * @default "json"
    */
   readonly logFormat?: LogFormat;
+  /**
+   * `listen_address`: where Prometheus metrics are served, `[host]:port`, without authentication, as is pprof; an empty text
+   * turns it off. A change takes effect when gitlab-runner starts again.
+   *
+   * @default - "127.0.0.1:9252"; with `metricsClientRanges` ":9252", all of the VM's addresses, of which none is public
+   */
+  readonly listenAddress?: string;
   /**
    * `shutdown_timeout`: seconds that a stop by force takes at most.
    *
@@ -121,9 +129,10 @@ export interface RunnerHostProps extends HostVmProps {
 
 /**
  * What docker-machine's google driver calls, and no more: it makes, labels, starts, stops and removes VMs with their disks.
+ * Besides, the host lists the project's VMs: one that is left behind is in nobody's books.
  * https://cloud.google.com/compute/docs/reference/rest/v1/instances
  */
-const DOCKER_MACHINE_PERMISSIONS = [
+const MANAGER_PERMISSIONS = [
   "compute.disks.create",
   "compute.disks.delete",
   "compute.disks.get",
@@ -133,6 +142,7 @@ const DOCKER_MACHINE_PERMISSIONS = [
   "compute.instances.create",
   "compute.instances.delete",
   "compute.instances.get",
+  "compute.instances.list",
   "compute.instances.setLabels",
   "compute.instances.setMetadata",
   "compute.instances.setServiceAccount",
@@ -164,6 +174,7 @@ export class RunnerHost extends HostVm {
     check(integer(1, undefined, "seconds"), "shutdownTimeout", props.shutdownTimeout);
     check(duration, "connectionMaxAge", props.connectionMaxAge);
     check(integer(0, 7200, "seconds"), "drainTimeout", props.drainTimeout);
+    checkListenAddress(props);
 
     // Google keeps the id of a deleted role for weeks and gives it to nobody: a new deployment needs a new one.
     const roleSuffix = new NullResource(this, "RoleSuffix", {});
@@ -171,8 +182,8 @@ export class RunnerHost extends HostVm {
       project,
       roleId: `gitlabRunner_${Fn.substr(Fn.sha256(stringExpression(`${name}/${roleSuffix.id}`)), 0, 8)}`,
       title: `GitLab Runner manager ${name}`,
-      description: "What docker-machine needs to make and remove VMs",
-      permissions: DOCKER_MACHINE_PERMISSIONS,
+      description: "What it takes to make worker VMs, and to remove them wherever they are left",
+      permissions: MANAGER_PERMISSIONS,
     });
     this.neededAtBoot(new ProjectIamMember(this, "ManageVms", { project, role: role.name, member: this.member }));
 
@@ -182,6 +193,8 @@ export class RunnerHost extends HostVm {
         checkInterval: props.checkInterval,
         logLevel: props.logLevel,
         logFormat: props.logFormat ?? "json",
+        // A network may let everything in from inside, and jobs with it.
+        listenAddress: props.listenAddress ?? (this.servesMetrics ? ":9252" : "127.0.0.1:9252"),
         shutdownTimeout: props.shutdownTimeout,
         connectionMaxAge: props.connectionMaxAge,
         sentryDsn: props.sentryDsn,
@@ -212,6 +225,7 @@ export class RunnerHost extends HostVm {
         "config-toml": Lazy.stringValue({ produce: () => this.renderConfig(global) }),
         "drain-timeout": numberText(props.drainTimeout ?? 3600),
       },
+      metricsPort: metricsPort(global["listen_address"]),
     });
     this.drainBeforeItGoes(instance);
     this.node.addValidation({
@@ -311,4 +325,21 @@ export class RunnerHost extends HostVm {
       this.neededAtBoot(grant(id));
     }
   }
+}
+
+/** Where the Ops Agent scrapes the runner: cloud-init/runner-host/ops-agent.yaml. */
+const SCRAPED = /^(|0\.0\.0\.0|127\.0\.0\.1|localhost|\[::\]):9252$/;
+
+function checkListenAddress({ listenAddress: address, opsAgent }: RunnerHostProps): void {
+  check(listenAddress, "listenAddress", address);
+  if (opsAgent === true && address !== undefined && !Token.isUnresolved(address) && !SCRAPED.test(address)) {
+    throw new Error(
+      `'listenAddress' must be :9252 or 127.0.0.1:9252 with 'opsAgent', which reads the metrics there, got ${JSON.stringify(address)}`,
+    );
+  }
+}
+
+/** The port of a `listen_address`, as far as it is known. */
+function metricsPort(address: unknown): string | undefined {
+  return typeof address !== "string" || address === "" ? undefined : (/:([0-9]+)$/.exec(address)?.[1] ?? "9252");
 }

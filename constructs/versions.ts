@@ -21,6 +21,9 @@ export const DOCKER_PACKAGES = [
   "docker-compose-plugin=5.4.0-1~*",
 ];
 
+/** Its configuration file is the same throughout a major version. */
+export const OPS_AGENT_PACKAGES = ["google-cloud-ops-agent=2.*"];
+
 export const IMAGES = {
   /** https://hub.docker.com/_/registry */
   registry: "registry:3.1.1@sha256:1be55279f18a2fe1a74edf2664cac61c1bea305b7b4642dab412e7affdcb3e33",

@@ -156,7 +156,7 @@ describe("apt repositories", () => {
       url: "https://download.example.com/linux/ubuntu",
       keyUrl: `http://${google.address}/key`,
       keyFingerprint: fingerprint,
-      suite: "",
+      suite: "$CODENAME",
       components: "stable",
       packages: ["docker-ce=5:29.8.0-1~*", "docker-ce-cli=5:29.8.0-1~*"],
     },

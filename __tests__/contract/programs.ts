@@ -15,6 +15,7 @@ const HOW_TO_GET = {
   "docker-compose": "v2 or later, or the environment variable DOCKER_COMPOSE: https://docs.docker.com/compose/install/",
   shellcheck: "apt-get install shellcheck",
   python3: "apt-get install python3",
+  promtool: "it is part of Prometheus: https://prometheus.io/download/",
 };
 export type Program = keyof typeof HOW_TO_GET;
 

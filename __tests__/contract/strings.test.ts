@@ -40,6 +40,7 @@ interface Host {
   readonly settings: Table;
   readonly cacheHostSettings: Table;
   readonly cacheSettings: Table;
+  readonly buildCacheKeys: Table;
   readonly compose: Table;
 }
 
@@ -69,6 +70,7 @@ const plainRunner = within("plainRunner");
 const settings = within("settings");
 const cacheHostSettings = within("cacheHostSettings");
 const cacheSettings = within("cacheSettings");
+const buildCacheKeys = within("buildCacheKeys");
 const service = (...keys: string[]) => within("compose")("services", ...keys);
 
 const machineOptions: Get = ({ runner }) => below(runner, ["machine", "MachineOptions"]);
@@ -211,10 +213,7 @@ const TABLE: { readonly [property: string]: Row } = {
   "CacheHost.keysSecretId": {
     at: [
       partOf(cacheHostSettings("buildCacheKeysSecret"), /\/secrets\/([^]*)$/),
-      partOf(
-        service("build-cache", "environment", "ROOT_SECRET_KEY"),
-        /\/secrets\/([^]*)\/versions\/latest#secret_key$/,
-      ),
+      partOf(buildCacheKeys("secret_key"), /\/secrets\/([^]*)\/versions\/latest#secret_key$/),
       partOf(plainRunner("cache", "s3", "AccessKey"), /\/secrets\/([^]*)\/versions\/latest#access_key$/),
     ],
     valid: "cache-keys",
@@ -231,6 +230,7 @@ const TABLE: { readonly [property: string]: Row } = {
   "CacheHost.bucket": { at: [cacheSettings("bucket"), plainRunner("cache", "s3", "BucketName")], valid: "caches" },
   "CacheHost.registryImage": { at: [service("registry-mirror", "image")] },
   "CacheHost.buildCacheImage": { at: [service("build-cache", "image")] },
+  ...repository("CacheHost.opsAgentRepository", (...keys) => cacheHostSettings("opsAgent", ...keys)),
   ...repository("CacheHost.dockerRepository", (...keys) => cacheHostSettings("docker", ...keys)),
   "CacheHost.dockerPackages[]": { at: [cacheHostSettings("docker", "packages")] },
 
@@ -246,6 +246,7 @@ const TABLE: { readonly [property: string]: Row } = {
   },
   "RunnerHost.logLevel": { at: [global("log_level")], valid: "warn" },
   "RunnerHost.logFormat": { at: [global("log_format")], valid: "text" },
+  "RunnerHost.listenAddress": { at: [global("listen_address")], valid: "127.0.0.1:9252" },
   "RunnerHost.connectionMaxAge": { at: [global("connection_max_age")], valid: "33m" },
   "RunnerHost.sentryDsn": { at: [global("sentry_dsn")] },
   "RunnerHost.overrides{}": { at: [membersOf(global())], itemwise: true },
@@ -254,6 +255,7 @@ const TABLE: { readonly [property: string]: Row } = {
     valid: "19.4.1",
   },
   ...repository("RunnerHost.gitlabRunnerRepository", (...keys) => settings("gitlabRunner", ...keys)),
+  ...repository("RunnerHost.opsAgentRepository", (...keys) => settings("opsAgent", ...keys)),
   ...repository("RunnerHost.dockerRepository", (...keys) => settings("docker", ...keys)),
   "RunnerHost.dockerPackages[]": { at: [settings("docker", "packages")] },
   "RunnerHost.dockerMachine.url": { at: [settings("dockerMachine", "url")], valid: "https://example.com/machine" },
@@ -336,6 +338,7 @@ const EXCEPTIONS: { readonly [property: string]: string } = {
         "image",
         "labels{}",
         "serviceAccountEmail",
+        "metricsClientRanges[]",
       ].map((property) => [`${host}.${property}`, NO_FILE]),
     ),
   ),
@@ -345,6 +348,10 @@ const EXCEPTIONS: { readonly [property: string]: string } = {
   "CacheHost.clientRanges[]": NO_FILE,
   "DockerMachineWorkers.name": NO_FILE,
   "DockerMachineWorkers.network.project": NO_FILE,
+  "RunnerMonitoring.notificationChannels[]": NO_FILE,
+  "RunnerMonitoring.project": NO_FILE,
+  "RunnerMonitoring.name": NO_FILE,
+  "RunnerMonitoring.labels{}": NO_FILE,
   "RunnerNetwork.project": NO_FILE,
   "RunnerNetwork.region": NO_FILE,
   "RunnerNetwork.name": NO_FILE,
@@ -471,8 +478,17 @@ class Deployment extends Construct {
     this.values = new Values(this, form, hostile);
     const network = { network: "default", subnetwork: "default" };
     const place = { project: "my-project", zone: "us-central1-a", network };
-    const cacheHost = new CacheHost(this, "Cache", { ...place, ...(this.values.propsOf("CacheHost") as object) });
-    const host = new RunnerHost(this, "Host", { network, ...(this.values.propsOf("RunnerHost") as object) } as never);
+    const opsAgent = true;
+    const cacheHost = new CacheHost(this, "Cache", {
+      ...place,
+      opsAgent,
+      ...(this.values.propsOf("CacheHost") as object),
+    });
+    const host = new RunnerHost(this, "Host", {
+      network,
+      opsAgent,
+      ...(this.values.propsOf("RunnerHost") as object),
+    } as never);
     new RunnerRegistration(this, "Registration", {
       host,
       workers: new DockerMachineWorkers(this, "Workers", this.values.propsOf("DockerMachineWorkers")),
@@ -501,6 +517,7 @@ class Deployment extends Construct {
       settings: parseSettings(parseUserData(host["user-data"])) as Table,
       cacheHostSettings: parseSettings(parseUserData(cache["user-data"])) as Table,
       cacheSettings: JSON.parse(cache["cache-settings"]) as Table,
+      buildCacheKeys: JSON.parse(cache["build-cache-keys"]) as Table,
       compose: parseCompose(cache["compose-yaml"]) as Table,
     };
   };

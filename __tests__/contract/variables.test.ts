@@ -32,6 +32,13 @@ const BAD: [variable: string, remedy: RegExp, ...values: unknown[]][] = [
   ["cache_max_age_days", /between 1 and 3650/, 0, 3651, 1.5],
   ["gitlab_runner_version", /at least 19\.3\.0/, "19.2.9", "18.11.0", "19.3", "latest", "v19.3.0", ""],
   [
+    "notification_channels",
+    /be a list of names such as projects\/my-project\/notificationChannels\/123/,
+    ["me@example.com"],
+    ["projects/p/notificationChannels/1", "123"],
+    [""],
+  ],
+  [
     "labels",
     /1 to 63 .*keys beginning with a letter/,
     { Team: "a" },
@@ -58,6 +65,7 @@ const GOOD: Values[] = [
   { gitlab_runner_version: "19.3.0" },
   { gitlab_runner_version: "19.10.12" },
   { labels: {} },
+  { monitoring: true, notification_channels: ["projects/my-project/notificationChannels/123"] },
   { default_image: null }, // the default
   { labels: { ["a".repeat(63)]: "", a: "0-_".repeat(21) } },
 ];
@@ -100,7 +108,7 @@ describeIf(providersAvailable())("the variables of the ready stack", () => {
     terraform.write(configuration);
     await terraform.init();
     expect(Object.keys(configuration.variable!).sort()).toEqual(
-      [...BAD.map(([variable]) => variable), "worker_spot", "privileged"].sort(),
+      [...BAD.map(([variable]) => variable), "worker_spot", "privileged", "monitoring"].sort(),
     );
   });
 

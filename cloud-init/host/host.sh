@@ -21,7 +21,7 @@ die() {
   exit 1
 }
 
-# json_get a.b <JSON: a string or number as it is, a list with NUL after each item.
+# json_get a.b <JSON: a string or number as it is, true and false, a list with NUL after each item.
 json_get() {
   python3 -c '
 import json, sys
@@ -30,6 +30,8 @@ for key in sys.argv[1].split("."):
     if key not in value:
         sys.exit(f"{sys.argv[1]} is missing in the JSON settings")
     value = value[key]
+if isinstance(value, bool):
+    value = json.dumps(value)
 sys.stdout.write("".join(f"{item}\0" for item in value) if isinstance(value, list) else str(value))
 ' "$1"
 }
@@ -157,8 +159,8 @@ add_repository() {
   fingerprint=$(setting "$name.keyFingerprint")
   suite=$(setting "$name.suite")
   components=$(setting "$name.components")
-  # shellcheck source=/dev/null
-  suite=${suite:-$(. /etc/os-release && printf %s "$VERSION_CODENAME")}
+  # shellcheck source=/dev/null disable=SC2016
+  [[ $suite != *'$CODENAME'* ]] || suite=${suite//'$CODENAME'/$(. /etc/os-release && printf %s "$VERSION_CODENAME")}
   keyring=$root/etc/apt/keyrings/$name.gpg
   sources=$root/etc/apt/sources.list.d/$name.sources
   import_key "$key_url" "$fingerprint" "$keyring"
@@ -191,4 +193,20 @@ install_packages() {
   retry 6 apt -qq -y install --no-install-recommends "${packages[@]}" "${@:2}"
   # An upgrade on its own would restart Docker or the runner below running jobs.
   apt-mark hold "${packages[@]%%=*}" >/dev/null
+}
+
+# ops_agent FILE: a step that installs Google's Ops Agent with this configuration, if the settings ask for it. Jobs need none,
+# and whoever asked for it relies on it: it comes last, and fails like any other.
+ops_agent() {
+  local enabled configuration=$root/etc/google-cloud-ops-agent/config.yaml
+  enabled=$(setting opsAgent.enabled)
+  [[ $enabled == true ]] || return 0
+  step ops-agent
+  # Before the package, which leaves it alone and starts the agent.
+  mkdir -p "${configuration%/*}"
+  cp "$1" "$configuration.new"
+  mv "$configuration.new" "$configuration"
+  install_packages opsAgent
+  systemctl enable --now google-cloud-ops-agent.service ||
+    die "Google's Ops Agent does not start: $(journalctl -q -u 'google-cloud-ops-agent*' -o cat -n 3)"
 }
