@@ -29,6 +29,15 @@ if [ "$WANTED" = resume ]; then
 fi
 
 command -v gcloud >/dev/null || not_drained "there is no gcloud here."
+guest_attribute() {
+  instances get-guest-attributes "--query-path=gitlab-runner/$1" '--format=value(value)' 2>/dev/null || :
+}
+
+ready=$(guest_attribute status)
+if [ -n "$ready" ] && [ "$ready" != ready ]; then
+  echo "$INSTANCE was never ready, and says: $ready. There is nothing to drain."
+  exit 0
+fi
 request=$(date +%s)
 problem=$(instances add-metadata "--metadata=drain-request=$request" 2>&1) || not_drained "$problem"
 
@@ -36,7 +45,7 @@ echo "Draining $INSTANCE: it takes no new job, and the running ones have time to
 start=$request
 previous=''
 while :; do
-  status=$(instances get-guest-attributes --query-path=gitlab-runner/drain '--format=value(value)' 2>/dev/null) || status=''
+  status=$(guest_attribute drain)
   elapsed=$(($(date +%s) - start))
   case $status in
   "$request "*)

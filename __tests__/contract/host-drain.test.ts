@@ -163,6 +163,8 @@ describe("drain.sh, where Terraform runs", () => {
        case "$*" in
          "compute instances add-metadata gitlab-runner $here --metadata=drain-request="*)
            last=\${!#}; echo "\${last##*=}" >${path("request")}; [[ ! -e ${path("refused")} ]] || { cat ${path("refused")} >&2; exit 1; } ;;
+         "compute instances get-guest-attributes gitlab-runner $here --query-path=gitlab-runner/status --format=value(value)")
+           cat ${path("status")} ;;
          "compute instances get-guest-attributes gitlab-runner $here --query-path=gitlab-runner/drain --format=value(value)")
            [[ -e ${path("answer")} ]] && sed "s/REQUEST/$(cat ${path("request")})/" ${path("answer")} ;;
          "compute instances remove-metadata gitlab-runner $here --keys=drain-request") ;;
@@ -170,6 +172,8 @@ describe("drain.sh, where Terraform runs", () => {
        esac`,
     );
   });
+
+  beforeEach(() => writeFileSync(path("status"), "ready\n"));
 
   const script = (environment: Record<string, string> = {}) =>
     start("sh", [join(cloudInit, "drain.sh")], {
@@ -202,6 +206,16 @@ describe("drain.sh, where Terraform runs", () => {
     expect(status).toBe(0);
     expect(stderr).toContain(`gitlab-runner is not drained: ${problem}`);
     expect(stderr).toContain("--command='sudo runner-host drain'");
+  });
+
+  test("a host that was never ready has nothing to drain", async () => {
+    writeFileSync(path("status"), "failed: packages: no such key\n");
+    const { status, stdout, stderr } = await script().ended;
+    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+    expect(stdout).toBe(
+      "gitlab-runner was never ready, and says: failed: packages: no such key. There is nothing to drain.\n",
+    );
+    expect(calls("bin/gcloud")).not.toContain("add-metadata");
   });
 
   test("tells why gcloud cannot", async () => {
