@@ -88,6 +88,9 @@ const DIFFERENCES: [key: string, seed: unknown, now: unknown, why: string][] = [
   ["runner.machine.MachineOptions.google-metadata.registry-mirror", NO_SUCH_KEY, "http://10.128.0.2:6000", "for docker-in-docker"],
   ["runner.machine.MachineOptions.google-metadata-from-file.startup-script", NO_SUCH_KEY, "/usr/local/lib/gitlab-runner-gce/worker-startup.sh", "keeps jobs from the metadata server"],
   ["runner.machine.MachineOptions.google-label.gitlab-runner-manager", NO_SUCH_KEY, "gitlab-runner", "whose VM it is"],
+  ["runner.machine.MachineOptions.google-metadata.manager-timeout", NO_SUCH_KEY, "1800", "a VM whose manager is gone ends by itself"],
+  ["runner.machine.MachineOptions.google-metadata.docker-high-water", NO_SUCH_KEY, "80", "its disk does not fill"],
+  ["listen_address", NO_SUCH_KEY, "127.0.0.1:9252", "metrics, for the host itself"],
   ["log_format", NO_SUCH_KEY, "json", "for machines to read"],
 ];
 

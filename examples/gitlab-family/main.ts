@@ -16,7 +16,6 @@ export class GitlabFamily extends TerraformStack {
     const project = "gitlab-family";
     const region = "asia-southeast1";
     const zone = "asia-southeast1-a";
-    const network = { network: "default", subnetwork: "default" };
     new GoogleProvider(this, "google", { project, region, zone });
     new NullProvider(this, "null");
 
@@ -25,9 +24,9 @@ export class GitlabFamily extends TerraformStack {
       project,
       region,
       name: "gitlab-runner",
-      network: network.network,
+      network: "default",
     });
-    new ComputeRouterNat(this, "Nat", {
+    const wayOut = new ComputeRouterNat(this, "Nat", {
       project,
       region,
       name: "gitlab-runner",
@@ -35,6 +34,7 @@ export class GitlabFamily extends TerraformStack {
       natIpAllocateOption: "AUTO_ONLY",
       sourceSubnetworkIpRangesToNat: "ALL_SUBNETWORKS_ALL_IP_RANGES",
     });
+    const network = { network: "default", subnetwork: "default", wayOut };
 
     const cacheHost = new CacheHost(this, "CacheHost", {
       project,
