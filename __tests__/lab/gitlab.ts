@@ -69,6 +69,11 @@ export class Job {
     return ((this.ended ?? Date.now()) - this.queued) / 1000;
   }
 
+  async running(seconds = 120): Promise<this> {
+    await until(`job ${this.id}, ${this.name}, runs`, seconds, () => /executing "step_script"/i.test(this.trace));
+    return this;
+  }
+
   async end(seconds = 240): Promise<this> {
     await until(`the end of job ${this.id}, ${this.name}`, seconds, () => this.ended !== undefined);
     return this;
@@ -98,8 +103,16 @@ export class GitLab {
   /** System id → time of the last question for a job, by which GitLab calls a runner manager online. */
   readonly managers = new Map<string, number>();
 
+  /** Times of all questions for a job by the runner for which there are jobs. */
+  readonly questions: number[] = [];
   /** Tokens of runners for which there are never any jobs. */
   readonly otherTokens = new Set<string>();
+  /** Token → time of its runner's last question for a job. */
+  readonly asked = new Map<string, number>();
+  /** It takes no connection. */
+  outage = false;
+  /** How far its clock is off, in milliseconds. */
+  clockError = 0;
 
   private readonly folder = join(STATE, "git");
   private readonly log = createWriteStream(join(LOGS, "gitlab.jsonl"));
@@ -108,13 +121,15 @@ export class GitLab {
   };
   private commit = "";
 
-  constructor(private readonly token: string) {}
+  /** The runner for which there are jobs. With another token the one before is refused. */
+  constructor(public token: string) {}
 
   async listen(tls: Tls): Promise<void> {
     await this.createRepository();
     const server = createServer(tls, (request, response) => {
       this.answer(request, response).catch((error: Error) => response.writeHead(500).end(error.stack));
     });
+    server.on("connection", (socket) => this.outage && socket.destroy());
     await once(server.listen(443, ADDRESSES.gitlab), "listening");
   }
 
@@ -126,6 +141,19 @@ export class GitLab {
     const job = new Job(id, name, { ...definition, variables: { ...definition.variables, ...variables } }, token);
     this.jobs.push(job);
     return job;
+  }
+
+  /** What GitLab does after an hour without a word of the runner: the job has failed. */
+  lose(job: Job): void {
+    job.state = "failed";
+    job.failureReason = "stuck_or_timeout_failure";
+    job.ended ??= Date.now();
+  }
+
+  /** The longest time since then, in seconds, in which that runner did not ask for a job. */
+  longestPause(since: number): number {
+    const times = [since, ...this.questions.filter((time) => time > since), Date.now()];
+    return Math.max(...times.slice(1).map((time, index) => time - times[index])) / 1000;
   }
 
   private async createRepository(): Promise<void> {
@@ -145,6 +173,10 @@ export class GitLab {
 
   private async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url!, `https://${GITLAB_HOST}`);
+    if (this.outage) {
+      return void request.destroy();
+    }
+    response.setHeader("Date", new Date(Date.now() + this.clockError).toUTCString());
     const body = Buffer.concat(await request.toArray());
     const send = (status: number, json?: object, headers: object = {}) => {
       response.writeHead(status, { "Content-Type": "application/json", ...headers });
@@ -198,6 +230,7 @@ export class GitLab {
     { token, system_id: systemId }: { readonly token: string; readonly [field: string]: unknown },
     send: (status: number, json?: object, headers?: object) => void,
   ): void {
+    this.asked.set(token, Date.now());
     if (this.otherTokens.has(token)) {
       return send(204, undefined, { "X-GitLab-Last-Update": "0" });
     }
@@ -205,6 +238,7 @@ export class GitLab {
       return send(403, { message: "403 Forbidden" });
     }
     this.managers.set(String(systemId), Date.now());
+    this.questions.push(Date.now());
     const job = this.jobs.find(({ taken }) => taken === undefined);
     if (!job) {
       return send(204, undefined, { "X-GitLab-Last-Update": "0" });

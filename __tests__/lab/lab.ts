@@ -30,7 +30,7 @@ export const BUILD_CACHE_KEYS_SECRET = "gitlab-runner-cache-keys";
 
 /** The laboratory: everything around the stack that it needs and does not make. */
 export class Lab {
-  readonly runnerToken = `glrt-${randomBytes(15).toString("base64url").slice(0, 20)}`;
+  runnerToken = `glrt-${randomBytes(15).toString("base64url").slice(0, 20)}`;
   readonly iam = new Iam();
   readonly secrets = new SecretManager(this.iam);
   readonly gitlab = new GitLab(this.runnerToken);
@@ -84,6 +84,16 @@ export class Lab {
     ]);
     this.environment = new TerraformEnvironment(this.iam.tokenFor(OPERATOR), this.authority.certificateFile);
     this.startProviderBackend();
+  }
+
+  /** The version of GitLab Runner that deployments have. */
+  runnerVersion(): Promise<string> {
+    return this.packages.runnerVersion();
+  }
+
+  /** A version of GitLab Runner to upgrade to. */
+  laterRunnerVersion(): Promise<string> {
+    return this.packages.laterRunnerVersion();
   }
 
   async deployment(name: string, variables: Variables, app: Partial<AppSettings> = {}): Promise<Deployment> {

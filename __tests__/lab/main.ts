@@ -2,24 +2,56 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { CACHE_HOST, Lab, RUNNER_HOST } from "./lab";
 import { Network } from "./network";
 import { ProcessGroup } from "./process-group";
 import { missing } from "./programs";
 import { Report, type Result } from "./report";
 import { LOGS, STATE } from "./settings";
+import { changes } from "./steps/changes";
 import { deploy } from "./steps/deploy";
 import { destroy, noDrift } from "./steps/destroy";
+import { disks } from "./steps/disks";
+import { doctor } from "./steps/doctor";
+import { drain } from "./steps/drain";
 import { cacheHostFails, unluckyDeployment, wrongKeyDeployment } from "./steps/faults";
 import { cacheHost, cacheHostAgain, runnerHost } from "./steps/hosts";
 import { firstJobs, idleWorkersGo, manyJobs } from "./steps/jobs";
+import { leftovers } from "./steps/leftovers";
+import { monitoring } from "./steps/monitoring";
+import { rotation } from "./steps/rotation";
 import { ProcessListWatch, secrets } from "./steps/secrets";
+import type { Deployment } from "./terraform";
 import { Vm } from "./vm";
 
-const USAGE = "Usage: npm run lab [-- --keep | on VM [COMMAND…] | down]";
+const USAGE = "Usage: npm run lab [-- [--keep] [--only PART,…] | on VM [COMMAND…] | down]";
+
+/** What is done with the stack once it is deployed, in this order. */
+const PARTS: { readonly [name: string]: (lab: Lab, report: Report, deployment: Deployment) => Promise<void> } = {
+  jobs: async (lab, report, deployment) => {
+    const watch = new ProcessListWatch();
+    await Promise.all([cacheHost(lab, report), runnerHost(lab, report)]);
+    // It takes a while, most of which it waits.
+    const wrongKey = wrongKeyDeployment(lab, report);
+    const firstPull = await firstJobs(lab, report);
+    await Promise.all([idleWorkersGo(lab, report), cacheHostAgain(lab, report, deployment)]);
+    await manyJobs(lab, report, deployment, firstPull);
+    await secrets(lab, report, deployment, watch);
+    await noDrift(report, deployment);
+    await Promise.all([cacheHostFails(lab, report), unluckyDeployment(lab, report), wrongKey]);
+  },
+  changes,
+  rotation,
+  disks,
+  doctor,
+  monitoring,
+  drain,
+  leftovers,
+};
 
 /** Inside the lab's network, where all servers are. */
-async function inside(keep: boolean): Promise<number> {
+async function inside(parts: readonly string[], keep: boolean): Promise<number> {
   new ProcessGroup("main").enter();
   const report = new Report();
   const lab = new Lab();
@@ -30,7 +62,7 @@ async function inside(keep: boolean): Promise<number> {
   });
   await lab.start();
   report.say("The lab is up");
-  await steps(lab, report, keep).catch((error: Error) =>
+  await steps(lab, report, parts, keep).catch((error: Error) =>
     report.check("The steps themselves", () => {
       throw error;
     }),
@@ -44,21 +76,15 @@ async function inside(keep: boolean): Promise<number> {
   return report.failed === 0 ? 0 : 1;
 }
 
-async function steps(lab: Lab, report: Report, keep: boolean): Promise<void> {
+async function steps(lab: Lab, report: Report, parts: readonly string[], keep: boolean): Promise<void> {
   const deployment = await deploy(lab, report);
   if (!deployment) {
     return;
   }
-  const watch = new ProcessListWatch();
-  await Promise.all([cacheHost(lab, report), runnerHost(lab, report)]);
-  // It takes a while, most of which it waits.
-  const wrongKey = wrongKeyDeployment(lab, report);
-  const firstPull = await firstJobs(lab, report);
-  await Promise.all([idleWorkersGo(lab, report), cacheHostAgain(lab, report, deployment)]);
-  await manyJobs(lab, report, deployment, firstPull);
-  await secrets(lab, report, deployment, watch);
-  await noDrift(report, deployment);
-  await Promise.all([cacheHostFails(lab, report), unluckyDeployment(lab, report), wrongKey]);
+  for (const name of parts) {
+    report.say(`---- ${name}`);
+    await PARTS[name](lab, report, deployment);
+  }
   if (!keep) {
     await destroy(lab, report, deployment);
   }
@@ -83,7 +109,7 @@ async function on(name: string, command: readonly string[]): Promise<number> {
 }
 
 /** Outside: makes what is kept, and the network, and takes the network down whatever happens inside. */
-async function outside(keep: boolean): Promise<number> {
+async function outside(options: readonly string[]): Promise<number> {
   const problem = missing();
   if (problem !== undefined) {
     console.error(problem);
@@ -95,7 +121,7 @@ async function outside(keep: boolean): Promise<number> {
     await Lab.create();
   });
   if (made) {
-    report.results.push(...(await resultsFromInside(keep)));
+    report.results.push(...(await resultsFromInside(options)));
   }
   await report.check("npm run lab -- down leaves nothing", async () => {
     await Lab.down();
@@ -105,8 +131,7 @@ async function outside(keep: boolean): Promise<number> {
   return report.failed === 0 ? 0 : 1;
 }
 
-async function resultsFromInside(keep: boolean): Promise<readonly Result[]> {
-  const options = keep ? ["--keep"] : [];
+async function resultsFromInside(options: readonly string[]): Promise<readonly Result[]> {
   const node = [process.execPath, ...process.execArgv, __filename, "inside", ...options];
   const [program, ...args] = Network.inside(node);
   const child = spawn(program, args, { stdio: ["inherit", "inherit", "inherit", "ipc"] });
@@ -120,19 +145,29 @@ async function resultsFromInside(keep: boolean): Promise<readonly Result[]> {
   );
 }
 
+/** The parts that are wanted, or undefined if the options are none of the lab's. */
+function partsOf(args: readonly string[]): readonly string[] | undefined {
+  const { values } = parseArgs({
+    args: args.filter((arg) => arg !== "inside"),
+    options: { keep: { type: "boolean" }, only: { type: "string" } },
+  });
+  const parts = values.only?.split(",") ?? Object.keys(PARTS);
+  return parts.every((part) => part in PARTS) ? parts : undefined;
+}
+
 async function main(args: readonly string[]): Promise<number> {
-  const [command = "run"] = args;
+  const [command = ""] = args;
   switch (command) {
-    case "run":
-    case "--keep":
-      return outside(command === "--keep");
     case "inside":
-      return inside(args.includes("--keep"));
+      return inside(partsOf(args)!, args.includes("--keep"));
     case "on":
       return on(args[1], args.slice(2));
     case "down":
       await Lab.down();
       return 0;
+  }
+  if (partsOf(args) !== undefined) {
+    return outside(args);
   }
   console.error(USAGE);
   return 2;

@@ -68,6 +68,11 @@ export class Packages {
     return /^Version: +(\d+\.\d+\.\d+)/m.exec(await run(program("gitlab-runner"), ["--version"]))![1];
   }
 
+  /** A later version, by the name of its package; the program in it is the same. */
+  async laterRunnerVersion(): Promise<string> {
+    return (await this.runnerVersion()).replace(/\d+$/, (patch) => `${Number(patch) + 1}`);
+  }
+
   async prepare(): Promise<void> {
     if (existsSync(this.folder)) {
       return;
@@ -118,18 +123,20 @@ export class Packages {
 
   private async runnerPackages(folder: string): Promise<void> {
     const pool = join(folder, "gitlab-runner/pool");
-    const version = `${await this.runnerVersion()}-1`;
-    const depends = `ca-certificates, curl, tar, gitlab-runner-helper-images (= ${version})`;
-    await debianPackage(pool, { name: "gitlab-runner", version, depends, postinst: RUNNER_POSTINST }, (root) => {
-      mkdirSync(join(root, "usr/bin"), { recursive: true });
-      copyFileSync(program("gitlab-runner"), join(root, "usr/bin/gitlab-runner"));
-      chmodSync(join(root, "usr/bin/gitlab-runner"), 0o755);
-    });
-    await debianPackage(pool, { name: "gitlab-runner-helper-images", version }, (root) => {
-      const images = join(root, "usr/lib/gitlab-runner/helper-images");
-      mkdirSync(images, { recursive: true });
-      copyFileSync(helperImage(), join(images, "prebuilt-alpine-x86_64.tar.xz"));
-    });
+    for (const upstream of [await this.runnerVersion(), await this.laterRunnerVersion()]) {
+      const version = `${upstream}-1`;
+      const depends = `ca-certificates, curl, tar, gitlab-runner-helper-images (= ${version})`;
+      await debianPackage(pool, { name: "gitlab-runner", version, depends, postinst: RUNNER_POSTINST }, (root) => {
+        mkdirSync(join(root, "usr/bin"), { recursive: true });
+        copyFileSync(program("gitlab-runner"), join(root, "usr/bin/gitlab-runner"));
+        chmodSync(join(root, "usr/bin/gitlab-runner"), 0o755);
+      });
+      await debianPackage(pool, { name: "gitlab-runner-helper-images", version }, (root) => {
+        const images = join(root, "usr/lib/gitlab-runner/helper-images");
+        mkdirSync(images, { recursive: true });
+        copyFileSync(helperImage(), join(images, "prebuilt-alpine-x86_64.tar.xz"));
+      });
+    }
   }
 
   private async distribution(folder: string): Promise<void> {

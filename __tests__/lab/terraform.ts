@@ -20,7 +20,7 @@ export class Deployment {
 
   constructor(
     private readonly name: string,
-    private readonly app: AppSettings,
+    private app: AppSettings,
     private variables: Variables,
     private readonly environment: TerraformEnvironment,
   ) {
@@ -39,6 +39,12 @@ export class Deployment {
 
   set(variables: Variables): void {
     this.variables = { ...this.variables, ...variables };
+  }
+
+  /** The program itself changes: it has to be synthesized again. */
+  async program(app: Partial<AppSettings>): Promise<void> {
+    this.app = { ...this.app, ...app };
+    await this.synthesize();
   }
 
   get state(): string {

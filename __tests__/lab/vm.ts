@@ -16,6 +16,8 @@ export interface VmConfig {
   readonly layers: readonly string[];
   /** Block devices by the name under which the guest finds them below /dev/disk/by-id. */
   readonly disks: { readonly [name: string]: string };
+  /** Size of a disk of its own for Docker; else Docker is on the disk of this machine. */
+  readonly dockerMegabytes?: number;
 }
 
 /** A system container that boots as a VM does: its own systemd, network and disks. */
@@ -76,12 +78,12 @@ export class Vm {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  async reboot(): Promise<void> {
+  async reboot(seconds = 60): Promise<void> {
     const before = this.boots;
     await this.execute(["systemctl", "reboot"]);
     await until(
       `${this.config.name} reboots`,
-      60,
+      seconds,
       () => this.boots > before && guestInit(this.config.name) !== undefined,
     );
   }
@@ -128,6 +130,17 @@ export class Vm {
     ];
   }
 
+  /** What mounts it. containerd's store is on it too, as on a VM. */
+  private dockerDisk(): string {
+    const { dockerMegabytes } = this.config;
+    if (dockerMegabytes === undefined) {
+      return ":";
+    }
+    const [disk, docker, containerd] = ["docker.img", "docker", "containerd"].map((name) => join(this.folder, name));
+    return `{ test -e ${disk} || { truncate -s ${dockerMegabytes}M ${disk} && mkfs.ext4 -q ${disk}; }; } &&
+      mount -o loop ${disk} ${docker} && mkdir -p ${docker}/containerd && mount --bind ${docker}/containerd ${containerd}`;
+  }
+
   private bootCommand(namespace: string): string[] {
     const { name, layers, disks } = this.config;
     const root = join(this.folder, "root");
@@ -146,8 +159,9 @@ export class Vm {
       "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network",
     ];
     // In mounts of its own, so that none is left when it ends, however it ends.
-    const boot = 'mount -t overlay overlay -o "$1" "$2" && shift 2 && exec env "$@"';
-    return ["--mount", "--propagation", "private", "sh", "-c", boot, "sh", overlay, root, ...environment, ...guest];
+    const boot = 'eval "$1" && mount -t overlay overlay -o "$2" "$3" && shift 3 && exec env "$@"';
+    const command = ["sh", "-c", boot, "sh", this.dockerDisk(), overlay, root, ...environment, ...guest];
+    return ["--mount", "--propagation", "private", ...command];
   }
 }
 

@@ -46,6 +46,10 @@ export class ComputeEngine implements Api {
   readonly changes = new EventEmitter().setMaxListeners(0);
   /** The most workers that existed at once since somebody set this to 0. */
   mostWorkers = 0;
+  /** Why no worker can be inserted, if one cannot. */
+  quotaExceeded?: string;
+  /** Size of the disk that Docker of later workers has; else it is the machine's own. */
+  workerDockerMegabytes?: number;
   /** Addresses, by name, of all instances that were ever inserted. */
   readonly inserted = new Map<string, string>();
 
@@ -84,6 +88,11 @@ export class ComputeEngine implements Api {
     return [...this.resources.keys(), ...this.instances.keys()];
   }
 
+  /** Somebody deletes it, without a word to whoever made it. */
+  async lose(name: string): Promise<void> {
+    await this.deleteInstance(path(this.find(name).selfLink), this.find(name));
+  }
+
   setForkOptions(name: string, options: ForkOptions): void {
     this.forkOptions.set(name, options);
   }
@@ -94,6 +103,9 @@ export class ComputeEngine implements Api {
       if (call.path === `compute/v1/projects/${PROJECT}` && call.method === "GET") {
         this.iam.require(call.caller, "compute.projects.get");
         return { kind: "compute#project", name: PROJECT, id: "1" };
+      }
+      if (call.path === `compute/v1/projects/${PROJECT}/aggregated/instances` && call.method === "GET") {
+        return this.aggregatedInstances(call);
       }
       throw notInTheLab(call);
     }
@@ -353,6 +365,22 @@ export class ComputeEngine implements Api {
 
   // ---- instances
 
+  /** Those with a label, of all zones: there is one with VMs. */
+  private aggregatedInstances(call: Call): object {
+    this.require(call, "instances.list");
+    const [, key, value] = /^labels\.([a-z][-_a-z0-9]*)=([-_a-z0-9]+)$/.exec(call.query.get("filter") ?? "") ?? [];
+    if (key === undefined || call.query.has("pageToken")) {
+      throw notInTheLab(call);
+    }
+    const instances = this.all.filter(({ currentLabels }) => currentLabels[key] === value);
+    const warning = { code: "NO_RESULTS_ON_PAGE", message: "There are no results for this scope on this page." };
+    const found = instances.length > 0 ? { instances: instances.map((instance) => instance.shown()) } : { warning };
+    return {
+      kind: "compute#instanceAggregatedList",
+      items: { [`zones/${ZONE}`]: found, "zones/us-west9-z": { warning } },
+    };
+  }
+
   private instanceCall(call: Call, scope: string, name: string | undefined, verb: string | undefined): unknown {
     if (name === undefined) {
       if (call.method === "GET") {
@@ -407,6 +435,9 @@ export class ComputeEngine implements Api {
     if (this.instances.has(target)) {
       throw new ApiError(409, `The resource '${target}' already exists`);
     }
+    if (this.quotaExceeded !== undefined && body.name.startsWith("runner-")) {
+      throw new ApiError(403, this.quotaExceeded, "quotaExceeded");
+    }
     const [nic] = body.networkInterfaces;
     const address = nic.networkIP ?? this.freeAddress();
     if (this.all.some((other) => other.address === address)) {
@@ -423,6 +454,7 @@ export class ComputeEngine implements Api {
       address,
       selfLink: API + target,
       zone: API + scope,
+      dockerMegabytes: body.name.startsWith("runner-") ? this.workerDockerMegabytes : undefined,
       layers: this.layersOf(boot.initializeParams!.sourceImage),
       network: this.required(nic.network ?? this.required(nic.subnetwork)["network"]).selfLink,
       disks: attached.map(({ source, deviceName }) => {

@@ -28,6 +28,15 @@ export const OPERATOR = "user:operator@lab.internal";
 const PREDEFINED_ROLES: { readonly [role: string]: readonly string[] } = {
   "roles/secretmanager.secretAccessor": ["secretmanager.versions.access"],
   "roles/secretmanager.secretVersionAdder": ["secretmanager.versions.add"],
+  "roles/logging.logWriter": ["logging.logEntries.create", "logging.logEntries.route"],
+  "roles/monitoring.metricWriter": [
+    "monitoring.metricDescriptors.create",
+    "monitoring.metricDescriptors.get",
+    "monitoring.metricDescriptors.list",
+    "monitoring.monitoredResourceDescriptors.get",
+    "monitoring.monitoredResourceDescriptors.list",
+    "monitoring.timeSeries.create",
+  ],
   "roles/iam.serviceAccountUser": ["iam.serviceAccounts.actAs", "iam.serviceAccounts.get", "iam.serviceAccounts.list"],
 };
 

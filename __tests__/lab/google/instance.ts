@@ -47,6 +47,7 @@ export interface InstanceConfig {
   readonly zone: string;
   readonly network: string;
   readonly layers: readonly string[];
+  readonly dockerMegabytes?: number;
   readonly disks: readonly {
     readonly selfLink: string;
     readonly deviceName: string;
@@ -68,8 +69,11 @@ export class Instance {
   /** Every value that was ever published, with its time, such as `gitlab-runner/status=ready`. */
   readonly published: { readonly time: number; readonly text: string }[] = [];
   metadataFingerprint = fingerprint();
+  /** When its metadata were set last. */
+  metadataChanged = 0;
   labelFingerprint = fingerprint();
 
+  private readonly creationTimestamp = new Date().toISOString();
   private attributes: { readonly [key: string]: string };
   private labels: Labels;
   private machineType: string;
@@ -122,12 +126,12 @@ export class Instance {
 
   async start(): Promise<void> {
     if (!this.virtualMachine) {
-      const { address, layers } = this.config;
+      const { address, layers, dockerMegabytes } = this.config;
       const disks: { [name: string]: string } = {};
       for (const { deviceName, attach } of this.config.disks) {
         disks[deviceName] = await attach();
       }
-      this.virtualMachine = new Vm(this.network, { name: this.name, address, layers, disks }, () => {
+      this.virtualMachine = new Vm(this.network, { name: this.name, address, layers, disks, dockerMegabytes }, () => {
         this.status = "TERMINATED";
       });
     }
@@ -170,6 +174,7 @@ export class Instance {
   setMetadata(metadata: Metadata, kept: Labels = {}): void {
     this.attributes = { ...kept, ...attributesOf(metadata) };
     this.metadataFingerprint = fingerprint();
+    this.metadataChanged = Date.now();
     this.changes.emit("change");
   }
 
@@ -191,6 +196,7 @@ export class Instance {
       ...body,
       kind: "compute#instance",
       id: this.id,
+      creationTimestamp: this.creationTimestamp,
       selfLink: this.selfLink,
       status: this.status,
       zone,

@@ -13,6 +13,8 @@ interface Secret {
 export class SecretManager implements Api {
   private readonly secrets = new Map<string, Secret>();
   private readonly log: string[] = [];
+  /** Id of a secret that nobody may read for the time being. */
+  refused?: string;
 
   constructor(private readonly iam: Iam) {}
 
@@ -101,7 +103,11 @@ export class SecretManager implements Api {
 
   private access(caller: string, id: string, version: string): object {
     try {
-      this.iam.require(caller, "secretmanager.versions.access", `projects/${PROJECT}/secrets/${id}`);
+      this.iam.require(
+        id === this.refused ? "nobody" : caller,
+        "secretmanager.versions.access",
+        `projects/${PROJECT}/secrets/${id}`,
+      );
     } catch (error) {
       this.log.push(`${caller} may not read ${id}`);
       throw error;

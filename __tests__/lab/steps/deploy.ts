@@ -7,7 +7,7 @@ import type { Deployment } from "../terraform";
 export async function deploy(lab: Lab, report: Report): Promise<Deployment | undefined> {
   lab.secrets.create(TOKEN_SECRET);
   lab.secrets.addVersion(TOKEN_SECRET, lab.runnerToken);
-  const deployment = await lab.deployment("main", { max_workers: 3, idle_time: 60, max_builds: 2 });
+  const deployment = await lab.deployment("main", { max_workers: 3, idle_time: 60, max_builds: 2, cache_disk_gb: 10 });
   const deployed = await report.check("cdktf deploy ends when both hosts are ready", async () => {
     await deployment.deployWithCdktf();
     const end = Date.now();

@@ -11,8 +11,11 @@ export async function noDrift(report: Report, deployment: Deployment): Promise<v
 }
 
 export async function destroy(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
-  await report.check("terraform destroy: nothing left", async () => {
-    await deployment.destroy();
+  const job = await lab.gitlab.queue("work", { SECONDS_OF_WORK: "12" }).running();
+  await report.check("terraform destroy: the job that runs ends well, then nothing is left", async () => {
+    const said = await deployment.destroy();
+    assert.match(said, /drained: after \d+ s, every job has ended; \d worker VMs deleted/);
+    assert.equal(job.state, "success");
     assert.deepEqual(lab.compute.everything, []);
     assert.deepEqual([...lab.iam.serviceAccounts.keys()], []);
     assert.deepEqual(
