@@ -135,8 +135,11 @@ disks_have_room() {
 services_run() {
   local unit down=() failed
   for unit; do systemctl is-active --quiet "$unit" || down+=("$unit"); done
-  ((${#down[@]} == 0)) ||
+  if ((${#down[@]})); then
+    # For which Docker waits.
+    requires data-disk
     die "Not running: ${down[*]}; see why with: journalctl -n 50 -u ${down[0]}; start it with: systemctl start ${down[0]}"
+  fi
   failed=$(systemctl list-units --state=failed --plain --no-legend | awk -v ignored="${may_be_down:-}" '$1 != ignored { print $1 }')
   unit=$(grep -E '^(runner-host|cache-host|gitlab-runner|docker|containerd|google-cloud-ops-agent)' <<<"$failed" | head -n 1) || true
   [[ -z $unit ]] || die "$unit failed; see why with: journalctl -n 50 -u $unit; try it again with: systemctl restart $unit"
@@ -201,7 +204,10 @@ cache_works() {
       die "$said: it has others than the secret has now; on the cache host: systemctl restart cache-host-keys cache-host-config"
       ;;
     5) die "$said: on the cache host this makes it: cache-host apply" ;;
-    *) die "$said; $1" ;;
+    *)
+      requires data-disk
+      die "$said; $1"
+      ;;
   esac
 }
 
