@@ -86,6 +86,7 @@ export class GitlabRunnerStack extends TerraformStack {
       name: `${name}-cache`,
       cacheDiskGb: v.cacheDiskGb,
       maxAgeDays: v.cacheMaxAgeDays,
+      registryTtl: v.registryTtl,
       opsAgent: v.monitoring,
       ...props.cacheHost,
     });
@@ -97,6 +98,7 @@ export class GitlabRunnerStack extends TerraformStack {
       name: `${name}-manager`,
       concurrent: v.concurrent,
       gitlabRunnerVersion: v.gitlabRunnerVersion,
+      drainTimeout: v.drainTimeout,
       opsAgent: v.monitoring,
       ...props.runnerHost,
     });
@@ -245,6 +247,17 @@ export class GitlabRunnerStack extends TerraformStack {
         description: "Days after which a build cache that was not written again is deleted.",
         default: 14,
         rule: rules.integer(1, 3650, "days"),
+      }).numberValue,
+      registryTtl: this.variable("registry_ttl", "string", {
+        description: "How long the registry mirror keeps what it fetched, as a Go duration; 0s until the disk is full.",
+        default: "168h",
+        rule: rules.duration,
+      }).stringValue,
+      drainTimeout: this.variable("drain_timeout", "number", {
+        description:
+          "Seconds that running jobs have to end before Terraform stops, replaces or deletes the runner host, where gcloud is.",
+        default: 3600,
+        rule: rules.integer(0, 7200, "seconds"),
       }).numberValue,
       gitlabRunnerVersion: this.variable("gitlab_runner_version", "string", {
         description: "Version of GitLab Runner. Changing it replaces the runner host.",

@@ -71,6 +71,8 @@ const VARIABLES: Record<string, [type: string, defaultValue?: unknown]> = {
   privileged: ["bool", false],
   cache_disk_gb: ["number", 100],
   cache_max_age_days: ["number", 14],
+  registry_ttl: ["string", "168h"],
+  drain_timeout: ["number", 3600],
   gitlab_runner_version: ["string", GITLAB_RUNNER_VERSION],
   monitoring: ["bool", false],
   notification_channels: ["list(string)", []],

@@ -10,6 +10,8 @@ const IN_PLACE: [values: Values, changed: RegExp[]][] = [
   [{ worker_machine_type: "n2-standard-8" }, [/_compute_instance\.RunnerHost/]],
   [{ worker_spot: true, privileged: true, default_image: "debian:12" }, [/_compute_instance\.RunnerHost/]],
   [{ cache_max_age_days: 7 }, [/_compute_instance\.CacheHost/]],
+  [{ registry_ttl: "72h" }, [/_compute_instance\.CacheHost/]],
+  [{ drain_timeout: 60 }, [/_compute_instance\.RunnerHost/]],
   [{ cache_disk_gb: 200 }, [/_compute_disk\.CacheHost/]],
   [{ runner_token_secret: "another-token" }, [/_compute_instance\.RunnerHost/]],
   [{ labels: { team: "ci" } }, [/_compute_instance\.RunnerHost/, /_compute_instance\.CacheHost/]],
@@ -49,13 +51,14 @@ describeIf(applyIsHarmless())("the ready stack, once applied", () => {
     expect(others.filter((change) => summary(change) !== "update")).toEqual([]);
   });
 
-  test("with another version of GitLab Runner replaces the runner host, waits for it again, and touches no other VM", async () => {
+  test("with another version of GitLab Runner drains and replaces the runner host, waits for it again, and touches no other VM", async () => {
     const changes = await changesWith({ gitlab_runner_version: "19.4.0" });
     const summaries = Object.fromEntries(changes.map((change) => [change.address, summary(change)]));
     const replaced = (address: RegExp) =>
       Object.entries(summaries).filter(([key, value]) => address.test(key) && value === REPLACED);
     expect(replaced(/^google_compute_instance\.RunnerHost/)).toHaveLength(1);
     expect(replaced(/^null_resource\.RunnerHost_Ready/)).toHaveLength(1);
+    expect(replaced(/^null_resource\.RunnerHost_Drain/)).toHaveLength(1);
     expect(
       Object.keys(summaries).filter((address) => !/^(google_compute_instance|null_resource)\.RunnerHost/.test(address)),
     ).toEqual([]);

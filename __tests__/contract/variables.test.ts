@@ -30,6 +30,8 @@ const BAD: [variable: string, remedy: RegExp, ...values: unknown[]][] = [
   ["default_image", /not be empty/, "", "  "],
   ["cache_disk_gb", /between 10 and 65536/, 9, 65537, 10.5],
   ["cache_max_age_days", /between 1 and 3650/, 0, 3651, 1.5],
+  ["drain_timeout", /between 0 and 7200/, -1, 7201, 1.5],
+  ["registry_ttl", /duration/, "1", "a week", ""],
   ["gitlab_runner_version", /at least 19\.3\.0/, "19.2.9", "18.11.0", "19.3", "latest", "v19.3.0", ""],
   [
     "notification_channels",

@@ -15,7 +15,6 @@ export interface AppSettings {
   readonly dockerMachineUrl: string;
   readonly registryImage: string;
   readonly buildCacheImage: string;
-  readonly registryTtl?: string;
   /** Seconds. */
   readonly managerTimeout?: number;
   readonly metricsClientRanges?: string[];
@@ -43,7 +42,6 @@ const stack = new GitlabRunnerStack(app, "gitlab-runner", {
     ...docker,
     registryImage: settings.registryImage,
     buildCacheImage: settings.buildCacheImage,
-    registryTtl: settings.registryTtl,
     metricsClientRanges: settings.metricsClientRanges,
   },
   workers: { managerTimeout: settings.managerTimeout },

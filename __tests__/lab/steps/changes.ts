@@ -36,7 +36,7 @@ export async function changes(lab: Lab, report: Report, deployment: Deployment):
     return secondsToReload(hosts()[0]);
   });
   await report.check("The mirror's TTL changes in place", async () => {
-    await deployment.program({ registryTtl: "72h" });
+    deployment.set({ registry_ttl: "72h" });
     await deployment.apply();
     const cache = hosts()[1];
     await until("the new TTL", 20, async () => {
