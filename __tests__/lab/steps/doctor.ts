@@ -121,7 +121,7 @@ function faults(lab: Lab, manager: Instance, cache: Instance): Fault[] {
     {
       host: RUNNER_HOST,
       check: "clock",
-      sentence: /The clock is -3\d\d\d s off GitLab's/,
+      sentence: /The clock is 3[56]\d\d s behind GitLab's/,
       inject: () => (lab.gitlab.clockError = 3_600_000),
       mend: () => (lab.gitlab.clockError = 0),
     },
