@@ -29,11 +29,12 @@ const DOCKER = {
 };
 const DOCKER_VERSION = "5:26.1.5-1~debian.13~trixie";
 
-/** As GitLab's package: the service is there, and runs, before there is a configuration. */
+/** As GitLab's package: the service is there, and runs, before there is a configuration; an upgrade makes it anew. */
 const RUNNER_POSTINST = `#!/bin/sh
 set -e
 id gitlab-runner >/dev/null 2>&1 || useradd --system --shell /bin/bash --create-home gitlab-runner
 mkdir -p -m 0700 /etc/gitlab-runner
+gitlab-runner uninstall >/dev/null 2>&1 || :
 gitlab-runner install --user=gitlab-runner --working-directory=/home/gitlab-runner
 gitlab-runner start
 `;
