@@ -14,20 +14,22 @@ const TEMPLATES = path.join(__dirname, "..", "cloud-init");
 
 const TOKEN = /(\$\{TfToken\[[a-zA-Z0-9:._-]+\]\})/;
 
-// A token of its own, so that cdktf does not take the braces behind it for an expression and drop those of the next token.
-const ESCAPED_INTERPOLATION = Lazy.stringValue({ produce: () => "$${" });
-
 /**
  * Makes a Terraform string that evaluates to exactly this text, whatever it looks like; tokens in it stay tokens.
  * Call it once, last, on the whole text, and never hand its result to a `Fn`.
  */
 export function terraformString(text: string): string {
-  return (
-    text
-      // Callbacks: a "$$" in a replacement string would be one "$".
-      .replace(/\$\{(?!TfToken\[)/g, () => ESCAPED_INTERPOLATION)
-      .replace(/%\{/g, () => "%%{")
-  );
+  return text
+    .split(TOKEN)
+    .map((part) => (TOKEN.test(part) ? part : literalTemplate(part)))
+    .join("");
+}
+
+function literalTemplate(literal: string): string {
+  // A callback: "$$" in a replacement string would be one "$".
+  const escaped = literal.replaceAll("%{", "%%{").replaceAll("${", () => "$${");
+  // As a token: else cdktf would take what is in these braces for an expression, and drop those of the next token.
+  return escaped.includes("${") ? Lazy.stringValue({ produce: () => escaped }) : escaped;
 }
 
 /** An expression, to be used inside `Fn`, that evaluates to this text, in which literals and tokens are mixed. */
@@ -155,9 +157,13 @@ export function renderTemplate(name: string, values: object): string {
   return template(values);
 }
 
+const hostFiles = new Map<string, string>();
+
 /** A file of `cloud-init/`, as it is. */
 export function hostFile(name: string): string {
-  return fs.readFileSync(path.join(TEMPLATES, name), "utf8");
+  const text = hostFiles.get(name) ?? fs.readFileSync(path.join(TEMPLATES, name), "utf8");
+  hostFiles.set(name, text);
+  return text;
 }
 
 const knownHelpers = { json: true, text: true, file: true, compose: true };
