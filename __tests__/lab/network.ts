@@ -109,15 +109,10 @@ export class Network {
       ...rules,
       "-j DROP",
     ];
-    const table = [
-      "*mangle",
-      ":PREROUTING ACCEPT",
-      ...all.map((rule) => `-A PREROUTING -i ens4 ${rule}`),
-      "COMMIT",
-      "",
-    ];
-    const [program, ...args] = ["nsenter", `--net=/run/netns/${namespace}`, "chroot", this.tools, "iptables-restore"];
-    await run(program, args, { input: table.join("\n") });
+    const table = ["*mangle", "-F PREROUTING", ...all.map((rule) => `-A PREROUTING -i ens4 ${rule}`), "COMMIT", ""];
+    // The table's other chains are the VM's own.
+    const restore = ["chroot", this.tools, "iptables-restore", "--noflush"];
+    await run("nsenter", [`--net=/run/netns/${namespace}`, ...restore], { input: table.join("\n") });
   }
 
   async detach(name: string, address: string): Promise<void> {

@@ -14,6 +14,12 @@ export async function leftovers(lab: Lab, report: Report, deployment: Deployment
   const names = () => lab.compute.workers.map(({ name }) => name);
   const known = async () =>
     (await manager().shell("ls /var/lib/docker-machine/machines")).split("\n").filter((name) => name !== "");
+  // A VM and its folder do not go in the same moment.
+  const nothingUnknown = () =>
+    until("docker-machine knows all VMs, and no other", 60, async () => {
+      assert.deepEqual(names().sort(), (await known()).sort());
+      return true;
+    });
   await deployment.program({ managerTimeout: MANAGER_TIMEOUT });
   deployment.set({ max_builds: 10, idle_time: 300, privileged: false });
   await deployment.apply();
@@ -24,7 +30,7 @@ export async function leftovers(lab: Lab, report: Report, deployment: Deployment
     const half = await killWhileCreating(lab, "pkill -KILL -f 'docker-machine.* create '");
     await job.success();
     await until("the end of the half-made VM", 90, () => !names().includes(half));
-    assert.deepEqual(names().sort(), (await known()).sort());
+    await nothingUnknown();
     return half;
   });
   await report.check("gitlab-runner killed with it: the VM that is half made goes too", async () => {
@@ -37,7 +43,7 @@ export async function leftovers(lab: Lab, report: Report, deployment: Deployment
     lab.gitlab.lose(job);
     await until("the end of the half-made VM", 90, () => !names().includes(half));
     await work(1).success();
-    assert.deepEqual(names().sort(), (await known()).sort());
+    await nothingUnknown();
   });
 
   await report.check("A new manager without the old one's disk deletes the VMs that it does not know", async () => {
