@@ -82,6 +82,14 @@ describe("drain, on the host", () => {
     expect(calls("bin/systemctl")).toContain("kill --kill-who=main --signal=SIGTERM gitlab-runner.service\n");
   });
 
+  test("comes to an end, and says why, when workers cannot be deleted", async () => {
+    rmSync(path("jobs"));
+    recorder(path("lib"), "workers", 'echo "Trying again: no answer" >&2; echo "it lacks a permission" >&2; exit 1');
+    const { status, stdout } = await drain("drain").ended;
+    expect(status).toBe(0);
+    expect(stdout).toContain("every job has ended; not all worker VMs could be deleted: it lacks a permission\n");
+  });
+
   test.each([["--timeout"], ["--timeout", "7201"], ["--timeout", "1h"], ["now"]])(
     "takes no %s %s: usage, and nothing is stopped",
     async (...args) => {
