@@ -38,13 +38,13 @@ export class Report {
     console.log(`${((Date.now() - this.start) / 1000).toFixed(1).padStart(6)} ${text}`);
   }
 
+  /** All once more, failures with their first line: of a long log often only the end is at hand. */
   print(): void {
-    const width = Math.max(...this.results.map(({ title }) => title.length));
-    const figures = Math.max(...this.results.map(({ figure }) => figure.length));
     console.log();
     for (const { title, figure, seconds, problem } of this.results) {
       const verdict = problem === undefined ? "ok  " : "FAIL";
-      console.log(`${verdict} ${title.padEnd(width)}  ${figure.padEnd(figures)}  ${seconds.toFixed(1).padStart(6)} s`);
+      const remark = problem === undefined ? figure : problem.split("\n")[0];
+      console.log(`${verdict} ${seconds.toFixed(1).padStart(6)} s  ${title}${remark && `: ${remark}`}`);
     }
     const total = ((Date.now() - this.start) / 1000).toFixed(0);
     console.log(`\nAll of it took ${total} s.`);

@@ -119,9 +119,11 @@ export async function manyJobs(lab: Lab, report: Report, deployment: Deployment,
     return `queue to end ${build.seconds.toFixed(1)} s`;
   });
   await report.check("Its image comes from the mirror, not over the slow line", () => {
-    const kilobytes = (lab.hubLine.received - before) / 1e3;
+    const megabytes = (lab.hubLine.received - before) / 1e6;
     const seconds = pullSeconds(build);
-    assert.ok(kilobytes < 200, `${kilobytes} kB came over the slow line`);
+    // The small layer that all these images share may come again: the first two jobs ask for it at once, and of a layer
+    // that is on its way for one image the registry keeps nothing for another (inflight in its proxyblobstore.go).
+    assert.ok(megabytes < ContainerImages.megabytes / 10, `${megabytes} MB came over the slow line`);
     assert.ok(seconds < firstPull, `${seconds} s, the first took ${firstPull} s`);
     return `${seconds.toFixed(1)} s instead of ${firstPull.toFixed(1)} s: ${(firstPull / seconds).toFixed(1)} times as fast`;
   });
