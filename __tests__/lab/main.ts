@@ -16,7 +16,7 @@ import { disks } from "./steps/disks";
 import { doctor } from "./steps/doctor";
 import { drain } from "./steps/drain";
 import { cacheHostFails, unluckyDeployment, wrongKeyDeployment } from "./steps/faults";
-import { cacheHost, cacheHostAgain, runnerHost } from "./steps/hosts";
+import { cacheHost, cacheHostAgain, quietTimers, runnerHost } from "./steps/hosts";
 import { firstJobs, idleWorkersGo, manyJobs } from "./steps/jobs";
 import { leftovers } from "./steps/leftovers";
 import { monitoring } from "./steps/monitoring";
@@ -37,6 +37,7 @@ const PARTS: { readonly [name: string]: (lab: Lab, report: Report, deployment: D
     const firstPull = await firstJobs(lab, report);
     await Promise.all([idleWorkersGo(lab, report), cacheHostAgain(lab, report, deployment)]);
     await manyJobs(lab, report, deployment, firstPull);
+    await quietTimers(lab, report);
     await secrets(lab, report, deployment, watch);
     await noDrift(report, deployment);
     await Promise.all([cacheHostFails(lab, report), unluckyDeployment(lab, report), wrongKey]);

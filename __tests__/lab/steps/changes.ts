@@ -9,7 +9,7 @@ import type { Deployment } from "../terraform";
 const SECOND_SECRET = "second-runner-token";
 const SECOND_TOKEN = "glrt-second-runner-000";
 
-/** Issue 5, 1.: what an operator tunes reaches running hosts, and a mistake in it does no harm. */
+/** What an operator tunes reaches running hosts, and a mistake in it does no harm. */
 export async function changes(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const hosts = () => [RUNNER_HOST, CACHE_HOST].map((name) => lab.compute.find(name));
   const config = () => hosts()[0].vm.execute(["cat", "/etc/gitlab-runner/config.toml"]);

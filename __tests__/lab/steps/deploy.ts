@@ -3,7 +3,7 @@ import { CACHE_HOST, Lab, RUNNER_HOST, TOKEN_SECRET } from "../lab";
 import type { Report } from "../report";
 import type { Deployment } from "../terraform";
 
-/** 1. The stack is deployed, and both hosts are well. */
+/** The stack is deployed, and both hosts are well. */
 export async function deploy(lab: Lab, report: Report): Promise<Deployment | undefined> {
   lab.secrets.create(TOKEN_SECRET);
   lab.secrets.addVersion(TOKEN_SECRET, lab.runnerToken);

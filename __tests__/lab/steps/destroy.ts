@@ -3,7 +3,7 @@ import { Lab, TOKEN_SECRET } from "../lab";
 import type { Report } from "../report";
 import type { Deployment } from "../terraform";
 
-/** 8. Terraform agrees with what there is, and removes all of it. */
+/** Terraform agrees with what there is, and removes all of it. */
 export async function noDrift(report: Report, deployment: Deployment): Promise<void> {
   await report.check("terraform plan: no changes", async () => {
     assert.match(await deployment.plan(), /No changes\./);

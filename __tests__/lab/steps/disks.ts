@@ -6,7 +6,7 @@ import type { Deployment } from "../terraform";
 
 const BLOBS = "/srv/cache/registry/docker/registry/v2/blobs";
 
-/** Issue 5, 5.: disks do not fill, with jobs on them. The cache host's has 10 GB, the worker's 1.5. */
+/** Disks do not fill, with jobs on them. The cache host's has 10 GB, the worker's 1.5. */
 export async function disks(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const { vm: cache } = lab.compute.find(CACHE_HOST);
   const percent = async (path: string) =>

@@ -21,7 +21,7 @@ interface Fault {
   readonly mend: () => unknown;
 }
 
-/** Issue 5, 6.: the doctor says what is wrong. */
+/** The doctor says what is wrong. */
 export async function doctor(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const manager = lab.compute.find(RUNNER_HOST);
   const cache = lab.compute.find(CACHE_HOST);

@@ -4,7 +4,7 @@ import { Lab, RUNNER_HOST } from "../lab";
 import type { Report } from "../report";
 import type { Deployment } from "../terraform";
 
-/** Issue 5, 3. and 8.: what is done to the manager ends no job that has the time to end. */
+/** What is done to the manager ends no job that has the time to end. */
 export async function drain(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const manager = () => lab.compute.find(RUNNER_HOST);
   const work = (seconds: number) => lab.gitlab.queue("work", { SECONDS_OF_WORK: `${seconds}` });

@@ -6,7 +6,7 @@ import type { Report } from "../report";
 import type { Deployment } from "../terraform";
 import type { Vm } from "../vm";
 
-/** 9. on the stack that runs: its cache host fails the jobs. */
+/** On the stack that runs: its cache host fails the jobs. */
 export async function cacheHostFails(lab: Lab, report: Report): Promise<void> {
   const { vm } = lab.compute.find(CACHE_HOST);
   const compose = (...args: string[]) =>
@@ -51,7 +51,7 @@ async function percentUsed(vm: Vm, path: string): Promise<number> {
   return parseInt((await vm.execute(["df", "--output=pcent", path])).split("\n")[1]);
 }
 
-/** 9., another deployment, which must not come up. */
+/** Another deployment, which must not come up. */
 export async function wrongKeyDeployment(lab: Lab, report: Report): Promise<void> {
   const deployment = await lab.deployment("wrong-key", { name: "wrong-key" }, { keyFingerprint: "0123".repeat(10) });
   await report.check("Wrong key fingerprint: the deployment fails, and says so", async () => {
@@ -67,7 +67,7 @@ export async function wrongKeyDeployment(lab: Lab, report: Report): Promise<void
   await destroyed(lab, report, "wrong-key", deployment);
 }
 
-/** 9., another deployment, which meets everything at once and still comes up. */
+/** Another deployment, which meets everything at once and still comes up. */
 export async function unluckyDeployment(lab: Lab, report: Report): Promise<void> {
   const deployment = await lab.deployment("unlucky", { name: "unlucky", runner_token_secret: "unlucky-token" });
   lab.secrets.create("unlucky-token");

@@ -22,7 +22,7 @@ export async function runnerConfig(lab: Lab): Promise<RunnerConfig["runners"][nu
   return (parse(text) as unknown as RunnerConfig).runners[0];
 }
 
-/** 2. The cache host serves what it is for. */
+/** The cache host serves what it is for. */
 export async function cacheHost(lab: Lab, report: Report): Promise<void> {
   const cache = lab.compute.find(CACHE_HOST);
   const { vm: neighbour } = lab.compute.find(RUNNER_HOST);
@@ -47,7 +47,7 @@ export async function cacheHost(lab: Lab, report: Report): Promise<void> {
   });
 }
 
-/** 3. The runner host can do what it is for. */
+/** The runner host can do what it is for. */
 export async function runnerHost(lab: Lab, report: Report): Promise<void> {
   const { vm } = lab.compute.find(RUNNER_HOST);
   await report.check("Runner host: docker run hello-world", async () => {
@@ -92,7 +92,7 @@ export async function runnerHost(lab: Lab, report: Report): Promise<void> {
   });
 }
 
-/** 2., after jobs: a cache host that is started again or made again has what it had. */
+/** After jobs: a cache host that is started again or made again has what it had. */
 export async function cacheHostAgain(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const cache = () => lab.compute.find(CACHE_HOST);
   const inventory = () =>
@@ -126,5 +126,22 @@ export async function cacheHostAgain(lab: Lab, report: Report, deployment: Deplo
     assert.equal(cache().guestAttributes.get("gitlab-runner/status"), "ready");
     assert.equal(await inventory(), before);
     assert.deepEqual(lab.secrets.payloads(BUILD_CACHE_KEYS_SECRET), keys);
+  });
+}
+
+/** Whoever keeps journals pays for every line. */
+export async function quietTimers(lab: Lab, report: Report): Promise<void> {
+  await report.check("Timers leave no line in the journal when there is nothing to tell", async () => {
+    for (const [host, unit] of [
+      [RUNNER_HOST, "runner-host-workers"],
+      [CACHE_HOST, "cache-host-prune"],
+    ]) {
+      const { vm } = lab.compute.find(host);
+      assert.notEqual(await vm.shell(`systemctl show -p ExecMainStartTimestamp --value ${unit}`), "\n");
+      assert.equal(
+        await vm.shell(`journalctl -q -o cat -u ${unit} | grep '^Starting\\|^Finished\\|Deactivated' || true`),
+        "",
+      );
+    }
   });
 }

@@ -25,7 +25,7 @@ function pullSeconds(job: Job): number {
   );
 }
 
-/** 4., 5. and 6., the beginning: two jobs, for which there is no VM yet. */
+/** The beginning: two jobs, for which there is no VM yet. */
 export async function firstJobs(lab: Lab, report: Report): Promise<number | undefined> {
   await report.check("No job: no worker VM", () => assert.deepEqual(lab.compute.workers, []));
   const before = lab.hubLine.received;
@@ -81,7 +81,7 @@ export async function firstJobs(lab: Lab, report: Report): Promise<number | unde
   return firstPull;
 }
 
-/** 4., the end of those. */
+/** The end of the beginning's VMs. */
 export async function idleWorkersGo(lab: Lab, report: Report): Promise<void> {
   await report.check("After IdleTime the worker VMs are deleted, disks too", async () => {
     const idle = lab.compute.workers.map(({ name }) => name);
@@ -95,7 +95,7 @@ export async function idleWorkersGo(lab: Lab, report: Report): Promise<void> {
   });
 }
 
-/** 4., 5. and 6., the rest: five jobs at once, each on a VM of its own. */
+/** Five jobs at once, each on a VM of its own. */
 export async function manyJobs(lab: Lab, report: Report, deployment: Deployment, firstPull = 0): Promise<void> {
   await report.check("A changed setting is live without a new VM", async () => {
     const { id } = lab.compute.find(RUNNER_HOST);

@@ -7,7 +7,7 @@ import type { Deployment } from "../terraform";
 /** Seconds that a worker waits for its manager: the shortest that the stack takes. */
 const MANAGER_TIMEOUT = 60;
 
-/** Issue 5, 4.: whatever happens to the manager, no worker VM is left. */
+/** Whatever happens to the manager, no worker VM is left. */
 export async function leftovers(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const manager = () => lab.compute.find(RUNNER_HOST).vm;
   const work = (seconds: number) => lab.gitlab.queue("work", { SECONDS_OF_WORK: `${seconds}` });

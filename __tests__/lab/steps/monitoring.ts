@@ -6,7 +6,7 @@ import { CACHE_HOST, Lab, RUNNER_HOST } from "../lab";
 import type { Report } from "../report";
 import type { Deployment } from "../terraform";
 
-/** Issue 5, 7.: metrics, and who sees them. The Ops Agent, and what Google makes of its metrics, are not to be had here. */
+/** Metrics, and who sees them. The Ops Agent, and what Google makes of its metrics, are not to be had here. */
 export async function monitoring(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const hosts = [
     { host: lab.compute.find(RUNNER_HOST), port: 9252, metrics: Object.values(RUNNER_METRICS) },

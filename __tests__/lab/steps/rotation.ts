@@ -11,7 +11,7 @@ interface Keys {
   readonly secret_key: string;
 }
 
-/** Issue 5, 2.: secrets are renewed below running hosts. */
+/** Secrets are renewed below running hosts. */
 export async function rotation(lab: Lab, report: Report, deployment: Deployment): Promise<void> {
   const cache = lab.compute.find(CACHE_HOST);
   const work = (seconds: number) => lab.gitlab.queue("work", { SECONDS_OF_WORK: `${seconds}` });

@@ -28,7 +28,7 @@ export class ProcessListWatch {
   }
 }
 
-/** 7. No secret is where it should not be. */
+/** No secret is where it should not be. */
 export async function secrets(
   lab: Lab,
   report: Report,
