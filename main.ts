@@ -127,13 +127,15 @@ export class GitlabRunnerStack extends TerraformStack {
       token: { project, secretId: v.runnerTokenSecret },
       docker: { image: v.defaultImage, privileged: v.privileged },
     });
-    new RunnerMonitoring(this, "Monitoring", {
-      runnerHost: host,
-      cacheHost,
-      notificationChannels: v.notificationChannels,
-      name,
-      labels,
-    });
+    if (host.opsAgent !== false) {
+      new RunnerMonitoring(this, "Monitoring", {
+        runnerHost: host,
+        cacheHost: cacheHost.opsAgent === false ? undefined : cacheHost,
+        notificationChannels: v.notificationChannels,
+        name,
+        labels,
+      });
+    }
     this.network = network;
     this.cacheHost = cacheHost;
     this.runnerHost = host;
@@ -239,7 +241,8 @@ export class GitlabRunnerStack extends TerraformStack {
         default: false,
       }).booleanValue,
       cacheDiskGb: this.variable("cache_disk_gb", "number", {
-        description: "Disk of the registry mirror and the build cache in GB. It can grow, not shrink.",
+        description:
+          "Disk of the registry mirror and the build cache in GB. It grows in place; a smaller one is new and empty.",
         default: 100,
         rule: rules.integer(10, 65536, "GB"),
       }).numberValue,

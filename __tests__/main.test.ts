@@ -238,6 +238,14 @@ describe("the constructs are wired", () => {
     expect(json).toContain('"machine_type":"n2-standard-2"');
     expect(json).toContain("google-tags=egress");
   });
+
+  test("a host without the Ops Agent, chosen in code, is not watched", () => {
+    const policies = (props: GitlabRunnerStackProps) =>
+      Object.keys((JSON.parse(written({}, props)) as StackJson).resource["google_monitoring_alert_policy"] ?? {});
+    expect(policies({})).toHaveLength(4);
+    expect(policies({ cacheHost: { opsAgent: false } })).toHaveLength(3);
+    expect(policies({ runnerHost: { opsAgent: false } })).toEqual([]);
+  });
 });
 
 describe("the JSON", () => {

@@ -139,8 +139,11 @@ describe("queries", () => {
     for (const { name, matchers } of scraped) {
       const { labels } = known.find((metric) => metric.name === name)!;
       const host = name.startsWith("registry_") ? "stack-cache" : "stack-host";
-      expect(matchers[0]).toEqual({ label: "instance_name", value: host });
-      for (const { label, value } of matchers.slice(1)) {
+      expect(matchers.slice(0, 2)).toEqual([
+        { label: "project_id", value: "my-project" },
+        { label: "instance_name", value: host },
+      ]);
+      for (const { label, value } of matchers.slice(2)) {
         expect(labels[label]).toContain(value);
       }
     }
@@ -235,12 +238,12 @@ describe("against the rules", () => {
     [
       "a runner host without the Ops Agent",
       { host: { opsAgent: false } },
-      "'runnerHost' must have 'opsAgent', which ships the metrics that are watched, got stack-host without it",
+      "'runnerHost' must have 'opsAgent', which ships the metrics that are watched, got stack/Host without it",
     ],
     [
       "a cache host without the Ops Agent",
       { cacheHost: { opsAgent: false } },
-      "'cacheHost' must have 'opsAgent', which ships the metrics that are watched, got stack-cache without it",
+      "'cacheHost' must have 'opsAgent', which ships the metrics that are watched, got stack/Cache without it",
     ],
     [
       "a notification channel that is an address",

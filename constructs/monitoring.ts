@@ -121,10 +121,10 @@ export class RunnerMonitoring extends Construct {
   }
 }
 
-function requireOpsAgent(property: string, { name, opsAgent }: HostVm): void {
+function requireOpsAgent(property: string, { node, opsAgent }: HostVm): void {
   if (opsAgent === false) {
     throw new Error(
-      `'${property}' must have 'opsAgent', which ships the metrics that are watched, got ${name} without it`,
+      `'${property}' must have 'opsAgent', which ships the metrics that are watched, got ${node.path} without it`,
     );
   }
 }

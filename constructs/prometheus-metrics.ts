@@ -29,9 +29,12 @@ export const REGISTRY_METRICS = {
   pushedBytes: { name: "registry_proxy_pushed_bytes_total", labels: {} },
 };
 
-/** A selector of the metrics that the Ops Agent scrapes on the host of that name: `ops-agent.yaml` adds the label. */
-export function scrapedOn({ name }: { readonly name: string }, ...matchers: string[]): string {
-  return `{${[`instance_name="${name}"`, ...matchers].join(", ")}}`;
+/**
+ * A selector of the metrics that the Ops Agent scrapes on that host: `ops-agent.yaml` adds its name. Who watches may see hosts of
+ * that name in several projects.
+ */
+export function scrapedOn(host: { readonly project: string; readonly name: string }, ...matchers: string[]): string {
+  return `{${[`project_id="${host.project}"`, `instance_name="${host.name}"`, ...matchers].join(", ")}}`;
 }
 
 /** A selector of how full the disks of a host are. The images of snaps, on loop devices, are always full. */

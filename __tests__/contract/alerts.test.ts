@@ -44,8 +44,8 @@ function rules(outdir: string): { alert: string; expr: string; for: string }[] {
 /** Values of a series, one a minute, in promtool's notation. */
 type Series = { readonly [series: string]: string };
 
-const of = (name: string, labels = "", host = "manager") =>
-  `${name}{instance_name="${host}"${labels && `, ${labels}`}}`;
+const of = (name: string, labels = "", host = "manager", project = "my-project") =>
+  `${name}{project_id="${project}", instance_name="${host}"${labels && `, ${labels}`}}`;
 const requests = (runner: string, status: number) =>
   of("gitlab_runner_api_request_statuses_total", `runner="${runner}", endpoint="request_job", status="${status}"`);
 const jobs = (runner: string) => of("gitlab_runner_jobs", `runner="${runner}", state="running", stage="step_script"`);
@@ -80,6 +80,7 @@ const SCENARIOS: [what: string, series: Series, fires: { readonly [minute: numbe
       [of("gitlab_runner_concurrent")]: "10x30",
       [of("gitlab_runner_limit", 'runner="a"')]: "10x30",
       [of("gitlab_runner_concurrent", "", "other")]: "10x120",
+      [of("gitlab_runner_concurrent", "", "manager", "other-project")]: "10x120",
       [requests("a", 204)]: "0+20x30",
     },
     { 30: [], 44: [], 47: ["NotReady"] },
