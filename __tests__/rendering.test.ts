@@ -113,6 +113,8 @@ describe("toml", () => {
           items: ["a", variable(stack, "item").stringValue],
           IdleScaleFactor: variable(stack, "factor").numberValue,
           map: Token.asStringMap(variable(stack, "map").value),
+          tmpfs: variable(stack, "tmpfs").value as unknown,
+          feature_flags: Token.asAnyMap(variable(stack, "flags").value),
         }),
       ),
     ).toBe(
@@ -124,6 +126,8 @@ describe("toml", () => {
         'items = [ "a", ${jsonencode(var.item)} ]',
         'IdleScaleFactor = ${format("%f", var.factor)}',
         'map = {${join(", ", formatlist("%q = %q", keys(var.map), values(var.map)))}}',
+        'tmpfs = {${join(", ", formatlist("%q = %q", keys(var.tmpfs), values(var.tmpfs)))}}',
+        'feature_flags = {${join(", ", formatlist("%q = %v", keys(var.flags), values(var.flags)))}}',
         "",
       ].join("\n"),
     );

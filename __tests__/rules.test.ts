@@ -89,7 +89,7 @@ describe.each<[string, rules.Rule<string>, string[], string[]]>([
   [
     "keyFingerprint",
     rules.keyFingerprint,
-    ["9DC8 5822 9FC7 DD38 854A E2D8 8D81 803C 0EBF CD88", "a".repeat(40)],
+    ["9DC8 5822 9FC7 DD38 854A  E2D8 8D81 803C 0EBF CD88", "a".repeat(40)],
     ["a".repeat(39), "a".repeat(41), "0EBFCD88", "g".repeat(40), ""],
   ],
   [

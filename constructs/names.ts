@@ -4,7 +4,7 @@ import { IConstruct } from "constructs";
 
 const hash = (text: string) => createHash("sha256").update(text).digest("hex").slice(0, 6);
 
-/** A Google Cloud resource name made from the construct's path, so that no two in a project collide by default. */
+/** A Google Cloud resource name made from the construct's path. */
 export function defaultName(construct: IConstruct): string {
   const { path } = construct.node;
   const name = path

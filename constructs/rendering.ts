@@ -87,7 +87,13 @@ export function numberText(value: number): string {
 /** Keys that GitLab Runner reads as floating point: it refuses to start on `IdleScaleFactor = 1`. */
 const FLOATS = new Set(["IdleScaleFactor", "scale_factor"]);
 
-/** The document as TOML; tokens may be strings, numbers, booleans, lists and maps of strings. */
+/** Keys whose value is a map. A Terraform value does not tell by itself, and a map in JSON is none in TOML. */
+const MAPS = new Set([
+  ...["ulimit", "sysctls", "volume_driver_ops", "tmpfs", "services_tmpfs", "container_labels", "log_options", "labels"],
+  "feature_flags",
+]);
+
+/** The document as TOML; tokens may be strings, numbers, booleans, lists and maps of these. */
 export function toml(document: object): string {
   const expressions: string[] = [];
   const expression = (text: string) => {
@@ -95,8 +101,8 @@ export function toml(document: object): string {
     return text;
   };
   const plain = (value: unknown, key: string): unknown => {
-    if (isTokenMap(value)) {
-      return expression(tomlInlineTable(value));
+    if (isTokenMap(value) || (MAPS.has(key) && Token.isUnresolved(value))) {
+      return expression(tomlInlineTable(value, key === "feature_flags" ? "%v" : "%q"));
     }
     if (Token.isUnresolved(value)) {
       return expression(FLOATS.has(key) ? Token.asString(Fn.format("%f", [value])) : json(value));
@@ -133,8 +139,8 @@ function isTokenMap(value: unknown): value is IResolvable {
   );
 }
 
-function tomlInlineTable(map: object): string {
-  return `{${Fn.join(", ", Token.asList(Fn.formatlist("%q = %q", [Fn.keys(map), Fn.values(map)])))}}`;
+function tomlInlineTable(map: unknown, format: string): string {
+  return `{${Fn.join(", ", Token.asList(Fn.formatlist(`%q = ${format}`, [Fn.keys(map), Fn.values(map)])))}}`;
 }
 
 const templates = new Map<string, HandlebarsTemplateDelegate>();

@@ -188,8 +188,8 @@ export const notificationChannels: Rule<string[]> = {
   condition: (reference) => `alltrue([for channel in ${reference} : ${notificationChannel.condition("channel")}])`,
 };
 
-/** A key's fingerprint; spaces are for the reader. */
-export const keyFingerprint = pattern("^([0-9A-Fa-f] ?){40}$", "be a key fingerprint of 40 hexadecimal digits");
+/** A key's fingerprint; spaces are for the reader: gpg prints two in the middle. */
+export const keyFingerprint = pattern("^([0-9A-Fa-f] *){40}$", "be a key fingerprint of 40 hexadecimal digits");
 
 export const sha256 = pattern("^([0-9a-f]{64})?$", "be a SHA-256 checksum of 64 hexadecimal digits");
 
