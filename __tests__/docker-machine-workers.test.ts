@@ -3,7 +3,7 @@ import { DockerMachineWorkers, DockerMachineWorkersProps } from "../constructs/d
 import { renderConfigToml, runnerTable } from "../constructs/runner-config";
 import { WORKER_IMAGE } from "../constructs/versions";
 import "./readable-snapshots";
-import { place, resolved, synthesized, uniqueNames, variable, warnings } from "./synthesized";
+import { networkPaths, place, resolved, synthesized, uniqueNames, variable, warnings } from "./synthesized";
 
 const manager = {
   path: "stack/Host",
@@ -139,7 +139,7 @@ describe("the firewall", () => {
   test("lets the manager in, by SSH and Docker, and nobody else", () => {
     expect(workers().one("google_compute_firewall")).toMatchObject({
       project: "my-project",
-      network: "shared",
+      network: networkPaths.network,
       source_service_accounts: ["host@my-project.iam.gserviceaccount.com"],
       target_service_accounts: [expect.stringMatching(/^\$\{google_service_account\.Workers_ServiceAccount_/)],
       allow: [{ protocol: "tcp", ports: ["22", "2376"] }],

@@ -1,7 +1,16 @@
 import { TerraformStack, Token } from "cdktf";
 import { HostVm, HostVmProps } from "../constructs/host-vm";
 import { HOST_IMAGE } from "../constructs/versions";
-import { ownerLabels, place, resolved, Synthesized, synthesized, uniqueNames, variable } from "./synthesized";
+import {
+  networkPaths,
+  ownerLabels,
+  place,
+  resolved,
+  Synthesized,
+  synthesized,
+  uniqueNames,
+  variable,
+} from "./synthesized";
 
 /** What every host does, whatever it is for. */
 export function behavesAsHostVm(create: (stack: TerraformStack, id: string, props: HostVmProps) => HostVm): void {
@@ -13,7 +22,7 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
   describe("the VM", () => {
     test("has no public address", () => {
       const { network_interface: interfaces } = host().one("google_compute_instance");
-      expect(interfaces).toEqual([expect.objectContaining({ network: "shared", subnetwork: "builds" })]);
+      expect(interfaces).toEqual([expect.objectContaining(networkPaths)]);
       expect(JSON.stringify(interfaces)).not.toContain("access_config");
     });
 
@@ -73,7 +82,7 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
           ignore_changes: ["boot_disk[0].initialize_params[0].labels"],
         },
       });
-      expect(triggers).toEqual({
+      expect(triggers).toMatchObject({
         programs: expect.stringMatching(/^[0-9a-f]{64}$/) as string,
         settings: expect.stringMatching(/^\{"docker": /) as string,
       });
@@ -99,7 +108,7 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
   describe("SSH", () => {
     test("comes from Identity-Aware Proxy to this host only", () => {
       expect(host().one("google_compute_firewall", "Host_SshThroughIap")).toMatchObject({
-        network: "shared",
+        network: networkPaths.network,
         source_ranges: ["35.235.240.0/20"],
         target_service_accounts: [expect.stringMatching(/^\$\{google_service_account\.Host_/)],
         allow: [{ protocol: "tcp", ports: ["22"] }],
@@ -109,6 +118,19 @@ export function behavesAsHostVm(create: (stack: TerraformStack, id: string, prop
     test("is off", () => {
       expect(host({ sshThroughIap: false }).all("google_compute_firewall", "Host_SshThroughIap")).toEqual([]);
     });
+  });
+
+  test("a network that is named is of the host's project, or of its own, whatever the provider's is", () => {
+    const attached = (network: HostVmProps["network"]) =>
+      host({ network }).one("google_compute_instance")["network_interface"];
+    expect(attached({ ...place.network, project: "network-project" })).toEqual([
+      expect.objectContaining({
+        network: "projects/network-project/global/networks/shared",
+        subnetwork: "projects/network-project/regions/europe-west1/subnetworks/builds",
+      }),
+    ]);
+    const paths = { network: "global/networks/mine", subnetwork: "https://compute/regions/r/subnetworks/s" };
+    expect(attached(paths)).toEqual([expect.objectContaining(paths)]);
   });
 
   test("firewall rules are made in the network's project, all else in the host's", () => {

@@ -9,7 +9,16 @@ import { RunnerNetwork } from "../constructs/runner-network";
 import { GITLAB_RUNNER_VERSION } from "../constructs/versions";
 import { behavesAsHostVm } from "./host-vm-behaviour";
 import "./readable-snapshots";
-import { configToml, evaluated, place, resolved, Synthesized, synthesized, variable } from "./synthesized";
+import {
+  configToml,
+  evaluated,
+  networkPaths,
+  place,
+  resolved,
+  Synthesized,
+  synthesized,
+  variable,
+} from "./synthesized";
 
 const create = (stack: TerraformStack, props: Partial<RunnerHostProps> = {}) =>
   new RunnerHost(stack, "Host", { ...place, ...props });
@@ -112,7 +121,7 @@ describe("before the host goes", () => {
     readonly environment: { readonly [name: string]: string };
   }
 
-  test("it is drained when it is replaced, deleted, or stopped for another machine type, but for nothing else", () => {
+  test("it is drained when Terraform replaces, deletes or stops it, but for nothing else", () => {
     const { triggers } = drain(host({ drainTimeout: 60 }));
     expect(triggers).toEqual({
       project: "my-project",
@@ -120,6 +129,8 @@ describe("before the host goes", () => {
       instance: "stack-host",
       instance_id: expect.stringMatching(/^\$\{google_compute_instance\.Host_\w+\.instance_id\}$/) as string,
       machine_type: expect.stringMatching(/^\$\{google_compute_instance\.Host_\w+\.machine_type\}$/) as string,
+      service_account: expect.stringMatching(/^\$\{google_service_account\.Host_\w+\.email\}$/) as string,
+      ...networkPaths,
     });
   });
 

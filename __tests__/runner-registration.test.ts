@@ -2,6 +2,7 @@ import { TerraformStack, Testing } from "cdktf";
 import { CacheHost } from "../constructs/cache-host";
 import { DockerMachineWorkers, DockerMachineWorkersProps } from "../constructs/docker-machine-workers";
 import { RunnerHost, RunnerHostProps } from "../constructs/runner-host";
+import { RunnerNetwork } from "../constructs/runner-network";
 import { RunnerRegistration, RunnerRegistrationProps } from "../constructs/runner-registration";
 import { SecretReference } from "../constructs/secret-reference";
 import { configToml, evaluated, place, RunnerEntry, Synthesized, synthesized, variable, warnings } from "./synthesized";
@@ -46,6 +47,16 @@ function warningsOf(props?: Partial<RunnerRegistrationProps>, surroundings?: Sur
   return found;
 }
 
+test("jobs keep their way out until the host is drained, also in a network that is not the host's", () => {
+  const stack = synthesized((stack) => {
+    const network = new RunnerNetwork(stack, "Workshop", { project: "my-project", region: "europe-west1" });
+    create(stack, {}, { workers: { network } });
+  });
+  expect(stack.one("null_resource", "Host_Drain")["depends_on"]).toEqual(
+    expect.arrayContaining([expect.stringMatching(/^google_compute_router_nat\.Workshop_Nat_\w+$/)]),
+  );
+});
+
 test("default registration: the config.toml of its host", () => {
   const text = evaluated(toml(registration())).replace(/"[^"\n]*\\"[^\n]*?_[0-9A-F]{8}\.email\]\)\)"/, "<expression>");
   expect(text).toMatchInlineSnapshot(`
@@ -74,7 +85,7 @@ test("default registration: the config.toml of its host", () => {
    MaxBuilds = 10
    MachineDriver = "google"
    MachineName = "%s"
-   MachineOptions = [ "google-project=my-project", "google-zone=europe-west1-b", "google-machine-type=e2-standard-2", "google-machine-image=cos-cloud/global/images/family/cos-stable", "google-disk-size=50", "google-disk-type=pd-balanced", "google-username=docker-user", "google-network=shared", "google-subnetwork=builds", "google-use-internal-ip-only", "google-skip-firewall-create", <expression>, "google-scopes=https://www.googleapis.com/auth/logging.write,https://www.googleapis.com/auth/monitoring.write", "google-metadata=enable-oslogin=FALSE", "google-metadata=block-project-ssh-keys=TRUE", "google-metadata-from-file=startup-script=/usr/local/lib/gitlab-runner-gce/worker-startup.sh", "google-metadata=manager-timeout=1800", "google-metadata=docker-high-water=80", "google-label=gitlab-runner-manager:stack-host" ]
+   MachineOptions = [ "google-project=my-project", "google-zone=europe-west1-b", "google-machine-type=e2-standard-2", "google-machine-image=cos-cloud/global/images/family/cos-stable", "google-disk-size=50", "google-disk-type=pd-balanced", "google-username=docker-user", "google-network=projects/my-project/global/networks/shared", "google-subnetwork=projects/my-project/regions/europe-west1/subnetworks/builds", "google-use-internal-ip-only", "google-skip-firewall-create", <expression>, "google-scopes=https://www.googleapis.com/auth/logging.write,https://www.googleapis.com/auth/monitoring.write", "google-metadata=enable-oslogin=FALSE", "google-metadata=block-project-ssh-keys=TRUE", "google-metadata-from-file=startup-script=/usr/local/lib/gitlab-runner-gce/worker-startup.sh", "google-metadata=manager-timeout=1800", "google-metadata=docker-high-water=80", "google-label=gitlab-runner-manager:stack-host" ]
    "
   `);
 });

@@ -67,6 +67,12 @@ export const place = {
   network: { network: "shared", subnetwork: "builds" },
 };
 
+/** The same network, as the resources there name it. */
+export const networkPaths = {
+  network: "projects/my-project/global/networks/shared",
+  subnetwork: "projects/my-project/regions/europe-west1/subnetworks/builds",
+};
+
 const EXPRESSION = /(?<!\$)\$\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}/g;
 
 /** The text that Terraform makes of a string; an expression stands in it as a JSON string of its own source. */

@@ -3,11 +3,12 @@ import { ComputeDisk } from "@cdktf/provider-google/lib/compute-disk";
 import { ComputeFirewall } from "@cdktf/provider-google/lib/compute-firewall";
 import { SecretManagerSecret } from "@cdktf/provider-google/lib/secret-manager-secret";
 import { SecretManagerSecretIamMember } from "@cdktf/provider-google/lib/secret-manager-secret-iam-member";
-import { Fn, Lazy, Token } from "cdktf";
+import { Lazy, Token } from "cdktf";
 import { Construct } from "constructs";
 import { BuildCache } from "./build-cache";
 import { HostVm, HostVmProps } from "./host-vm";
 import { AptRepository, DOCKER_REPOSITORY, repositorySettings } from "./package-sources";
+import { regionOf } from "./network-attachment";
 import { json, numberText, renderTemplate, terraformString } from "./rendering";
 import { bucketName, check, cidr, diskType, duration, httpUrl, integer, port, secretId } from "./rules";
 import { checkSecretReference, SecretReference, secretUri } from "./secret-reference";
@@ -85,7 +86,8 @@ export interface CacheHostProps extends HostVmProps {
    */
   readonly highWaterPercent?: number;
   /**
-   * Size of the data disk in GB, at least 10. It may grow in place; Google cannot shrink a disk.
+   * Size of the data disk in GB, at least 10. It may grow in place. A smaller one is another disk, and empty: it replaces the VM
+   * and loses all caches, as does another `cacheDiskType`.
    *
    * @default 100
    */
@@ -170,7 +172,9 @@ export class CacheHost extends HostVm {
   /** Fill level of the data disk in percent from which on the host makes room on it. */
   public readonly highWaterPercent: number;
 
-  private readonly clients: string[] = [];
+  private readonly clients = new Set<string>();
+  private readonly clientRanges: string[];
+  private readonly clientPorts: string[];
 
   constructor(scope: Construct, id: string, props: CacheHostProps) {
     super(scope, id, props);
@@ -204,7 +208,7 @@ export class CacheHost extends HostVm {
       region: regionOf(zone),
       name: this.name,
       addressType: "INTERNAL",
-      subnetwork: props.network.subnetwork,
+      subnetwork: this.network.subnetwork,
       labels: this.labels,
     });
     this.createInstance({
@@ -222,11 +226,15 @@ export class CacheHost extends HostVm {
         "build-cache-keys": terraformString(json(keys)),
         "cache-settings": terraformString(json(settings)),
       },
+      // Another disk is an empty one, which only a new VM formats. An address cannot move as long as its VM is there.
+      replacedWith: { disk: disk.diskId, subnetwork: this.network.subnetwork },
       attachedDisk: { source: disk.selfLink, deviceName: DATA_DISK },
       networkIp: address,
       metricsPort: String(REGISTRY_METRICS_PORT),
     });
-    this.createFirewall(props, [settings.registryMirrorPort, settings.buildCachePort]);
+    this.clientRanges = props.clientRanges ?? [];
+    this.clientPorts = [settings.registryMirrorPort, settings.buildCachePort].map(numberText);
+    this.letClientsIn(0);
 
     this.highWaterPercent = settings.highWaterPercent;
     this.registryMirrorUrl = `http://${address}:${numberText(settings.registryMirrorPort)}`;
@@ -261,7 +269,11 @@ export class CacheHost extends HostVm {
 
   /** Lets what acts as this service account use the mirror and the build cache. A runner registration does it by itself. */
   public allowFrom(serviceAccountEmail: string): void {
-    this.clients.push(serviceAccountEmail);
+    this.clients.add(serviceAccountEmail);
+    const rule = Math.ceil(this.clients.size / CLIENTS_PER_RULE) - 1;
+    if (rule > 0 && this.node.tryFindChild(clientsId(rule)) === undefined) {
+      this.letClientsIn(rule);
+    }
   }
 
   /** An empty secret; the host adds the keys. */
@@ -293,27 +305,33 @@ export class CacheHost extends HostVm {
     );
   }
 
-  private createFirewall(props: CacheHostProps, ports: number[]): void {
-    const { clientRanges = [] } = props;
-    new ComputeFirewall(this, "Clients", {
-      project: this.networkProject,
-      name: `${this.name}-clients`,
+  private letClientsIn(rule: number): void {
+    const first = rule * CLIENTS_PER_RULE;
+    new ComputeFirewall(this, clientsId(rule), {
+      project: this.network.project,
+      name: `${this.name}-client${rule === 0 ? "s" : rule + 1}`,
       description: `Registry mirror and build cache of ${this.name}`,
-      network: props.network.network,
-      sourceServiceAccounts: Lazy.listValue({ produce: () => [...new Set(this.clients)] }, { omitEmpty: true }),
-      // With nobody to let in the host lets itself in: a rule without a source would be open to the world.
-      sourceRanges: Lazy.listValue(
-        {
-          produce: () =>
-            clientRanges.length + this.clients.length > 0 ? clientRanges : [`${this.internalAddress}/32`],
-        },
+      network: this.network.network,
+      sourceServiceAccounts: Lazy.listValue(
+        { produce: () => [...this.clients].slice(first, first + CLIENTS_PER_RULE) },
         { omitEmpty: true },
       ),
+      sourceRanges:
+        rule === 0
+          ? Lazy.listValue(
+              { produce: () => (this.clients.size > 0 ? this.clientRanges : this.orItself(this.clientRanges)) },
+              { omitEmpty: true },
+            )
+          : undefined,
       targetServiceAccounts: [this.serviceAccountEmail],
-      allow: [{ protocol: "tcp", ports: ports.map(numberText) }],
+      allow: [{ protocol: "tcp", ports: this.clientPorts }],
     });
   }
 }
+
+/** https://cloud.google.com/firewall/docs/quotas: source service accounts in one rule. */
+const CLIENTS_PER_RULE = 10;
+const clientsId = (rule: number) => `Clients${rule === 0 ? "" : rule + 1}`;
 
 function checkProps(props: CacheHostProps, { registryMirrorPort, buildCachePort, bucket }: CacheSettings): void {
   for (const [property, value] of Object.entries({ registryMirrorPort, buildCachePort })) {
@@ -341,7 +359,9 @@ function checkProps(props: CacheHostProps, { registryMirrorPort, buildCachePort,
   }
   const servers = Object.values(BuildCacheServer);
   if (props.buildCacheServer !== undefined && !servers.includes(props.buildCacheServer)) {
-    const got = JSON.stringify(props.buildCacheServer);
+    const got = Token.isUnresolved(props.buildCacheServer)
+      ? "a Terraform value"
+      : JSON.stringify(props.buildCacheServer);
     throw new Error(`'buildCacheServer' must be one of ${servers.join(", ")}, got ${got}`);
   }
   const { dockerHubUsername, dockerHubToken } = props;
@@ -352,12 +372,6 @@ function checkProps(props: CacheHostProps, { registryMirrorPort, buildCachePort,
   if (dockerHubToken !== undefined) {
     checkSecretReference("dockerHubToken", dockerHubToken);
   }
-}
-
-function regionOf(zone: string): string {
-  return Token.isUnresolved(zone)
-    ? Fn.join("-", Token.asList(Fn.slice(Token.asList(Fn.split("-", zone)), 0, 2)))
-    : zone.replace(/-[^-]+$/, "");
 }
 
 function composeFile(props: CacheHostProps, settings: CacheSettings, keys: Keys, metricsPorts: string): string {

@@ -5,7 +5,7 @@ import { Construct } from "constructs";
 import { checkLabels, Labels } from "./labels";
 import { machineOptions } from "./machine-options";
 import { defaultName, idSuffix, serviceAccountId } from "./names";
-import { NetworkAttachment } from "./network-attachment";
+import { NetworkAttachment, networkPaths, NetworkPaths } from "./network-attachment";
 import { check, diskType, image, integer, machineType, nameWithRoom, projectId, resourceName, zone } from "./rules";
 import { AutoscalingConfig, Flag } from "./runner-config";
 import { checkPeriod, checkTimezone } from "./schedule";
@@ -21,8 +21,8 @@ export interface DockerMachineWorkersProps {
   /** Where the VMs are attached. They get internal addresses only: the network needs a way out, such as Cloud NAT. */
   readonly network: NetworkAttachment;
   /**
-   * Name of the workers' service account and, with suffixes, of their firewall rules: at most 55 of a-z, 0-9 and -. The VMs'
-   * own names are given by GitLab Runner.
+   * Name of the workers' service account and, with suffixes, of their firewall rules: at most 55 of a-z, 0-9 and -; from a
+   * Terraform variable 6 to 30. The VMs' own names are given by GitLab Runner.
    *
    * @default - made from the construct's path
    */
@@ -174,6 +174,8 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
   public readonly name: string;
   /** Project of the VMs. */
   public readonly project: string;
+  /** Where the VMs are attached. */
+  public readonly network: NetworkPaths;
   /** E-mail of the service account that the VMs act as. */
   public readonly serviceAccountEmail: string;
 
@@ -183,6 +185,7 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
     super(scope, id);
     this.name = props.name ?? defaultName(this);
     this.project = props.project;
+    this.network = networkPaths(props.network, props.project, props.zone);
     this.props = props;
     this.checkProps();
     this.warn();
@@ -213,6 +216,7 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
         machineName: props.machineName ?? "%s",
         machineOptions: machineOptions({
           ...props,
+          network: this.network,
           machineType: props.machineType ?? "e2-standard-2",
           image: props.image ?? WORKER_IMAGE,
           diskGb: props.diskGb ?? 50,
@@ -233,16 +237,15 @@ export class DockerMachineWorkers extends Construct implements RunnerWorkers {
   }
 
   private letIn(manager: WorkersManager): void {
-    const { network, project } = this.props;
     const suffix = idSuffix(manager.path);
     if (this.node.tryFindChild(`FromManager${suffix}`) !== undefined) {
       return;
     }
     new ComputeFirewall(this, `FromManager${suffix}`, {
-      project: network.project ?? project,
+      project: this.network.project,
       name: `${this.name}-${suffix}`,
       description: `SSH and Docker from ${manager.name} to its workers`,
-      network: network.network,
+      network: this.network.network,
       sourceServiceAccounts: [manager.serviceAccountEmail],
       targetServiceAccounts: [this.serviceAccountEmail],
       allow: [{ protocol: "tcp", ports: ["22", "2376"] }],

@@ -7,7 +7,7 @@ import { Fn, Lazy, TerraformResource, TerraformStack, Token } from "cdktf";
 import { Construct } from "constructs";
 import { checkLabels, Labels, mergeLabels } from "./labels";
 import { defaultName, serviceAccountId } from "./names";
-import { NetworkAttachment } from "./network-attachment";
+import { NetworkAttachment, networkPaths, NetworkPaths } from "./network-attachment";
 import { opsAgentGrants, opsAgentSettings } from "./ops-agent";
 import { AptRepository, OPS_AGENT_REPOSITORY } from "./package-sources";
 import { hostFile, json, numberText, renderTemplate, terraformString } from "./rendering";
@@ -24,7 +24,8 @@ export interface HostVmProps {
   /** Where the VM is attached. It gets an internal address only: the network needs a way out, such as Cloud NAT. */
   readonly network: NetworkAttachment;
   /**
-   * Name of the VM and, with suffixes, of what belongs to it: at most 55 of a-z, 0-9 and -.
+   * Name of the VM and, with suffixes, of what belongs to it: at most 55 of a-z, 0-9 and -; from a Terraform variable 6 to 30,
+   * which its service account may have.
    *
    * @default - made from the construct's path
    */
@@ -54,7 +55,8 @@ export interface HostVmProps {
    */
   readonly labels?: Labels;
   /**
-   * E-mail of an existing service account that the VM acts as. It gets the rights that the host needs.
+   * E-mail of an existing service account that the VM acts as, and no other host: it gets the rights that this host needs, and
+   * loses them with it.
    *
    * @default - one is made for this host
    */
@@ -98,6 +100,8 @@ export interface HostVmConfig {
   readonly template: string;
   /** What the programs of the set-up read: data, no secrets. Changing it, or the template, replaces the VM. */
   readonly settings: object;
+  /** What else replaces the VM when it changes. */
+  readonly replacedWith?: { [name: string]: string };
   /** Metadata attributes that programs on the host follow. Changing them does not touch the VM. */
   readonly attributes: { [key: string]: string };
   /** TCP port of its Prometheus metrics, if it serves any. */
@@ -122,6 +126,9 @@ export abstract class HostVm extends Construct {
   /** Whether the Ops Agent ships its logs and metrics. */
   public readonly opsAgent: Flag;
 
+  /** Where the VM is attached. */
+  protected readonly network: NetworkPaths;
+
   private readonly hostProps: HostVmProps;
   private readonly needed: TerraformResource[] = [];
   private instance?: ComputeInstance;
@@ -143,6 +150,7 @@ export abstract class HostVm extends Construct {
     }
     this.project = props.project;
     this.zone = props.zone;
+    this.network = networkPaths(props.network, props.project, props.zone);
     this.hostProps = props;
     this.serviceAccountEmail =
       props.serviceAccountEmail ??
@@ -158,11 +166,6 @@ export abstract class HostVm extends Construct {
   /** Labels of everything that belongs to this host. */
   protected get labels(): { [key: string]: string } {
     return mergeLabels(this.hostProps.labels, { "gitlab-runner": this.name });
-  }
-
-  /** Project of the network, where firewall rules are made. */
-  protected get networkProject(): string {
-    return this.hostProps.network.project ?? this.project;
   }
 
   /** The service account as a member of an IAM policy. */
@@ -188,6 +191,7 @@ export abstract class HostVm extends Construct {
           .update(renderTemplate(config.template, { settings: {} }))
           .digest("hex"),
         settings: terraformString(json(settings)),
+        ...config.replacedWith,
       },
     });
     const instance = new ComputeInstance(this, "Resource", {
@@ -206,7 +210,7 @@ export abstract class HostVm extends Construct {
       },
       attachedDisk: config.attachedDisk && [config.attachedDisk],
       networkInterface: [
-        { network: props.network.network, subnetwork: props.network.subnetwork, networkIp: config.networkIp },
+        { network: this.network.network, subnetwork: this.network.subnetwork, networkIp: config.networkIp },
       ],
       // IAM alone says what the host may do; scopes would only hide a missing right behind a second lock.
       serviceAccount: { email: this.serviceAccountEmail, scopes: ["https://www.googleapis.com/auth/cloud-platform"] },
@@ -227,16 +231,16 @@ export abstract class HostVm extends Construct {
     });
     instance.dependsOn = Lazy.listValue({ produce: () => this.needed.map(address) }, { omitEmpty: true });
     this.instance = instance;
-    const { wayOut } = props.network;
+    const { wayOut } = this.network;
     if (wayOut !== undefined && TerraformStack.of(wayOut) === TerraformStack.of(this)) {
       this.neededAtBoot(wayOut);
     }
     if (props.sshThroughIap ?? true) {
       new ComputeFirewall(this, "SshThroughIap", {
-        project: this.networkProject,
+        project: this.network.project,
         name: `${this.name}-iap`,
         description: `SSH to ${this.name} through Identity-Aware Proxy`,
-        network: props.network.network,
+        network: this.network.network,
         sourceRanges: [IAP_RANGE],
         targetServiceAccounts: [this.serviceAccountEmail],
         allow: [{ protocol: "tcp", ports: ["22"] }],
@@ -254,22 +258,28 @@ export abstract class HostVm extends Construct {
   }
 
   private letMetricsClientsIn(port: string | undefined): void {
-    const { metricsClientRanges: ranges = [], network } = this.hostProps;
+    const { metricsClientRanges: ranges = [] } = this.hostProps;
     if (port === undefined || !this.servesMetrics) {
       return;
     }
     new ComputeFirewall(this, "Metrics", {
-      project: this.networkProject,
+      project: this.network.project,
       name: `${this.name}-metrics`,
       description: `Prometheus metrics of ${this.name}`,
-      network: network.network,
-      // A variable may turn out empty. Then the host lets itself in: a rule without a source would be open to the world.
-      sourceRanges: Token.isUnresolved(ranges)
-        ? Token.asList(Fn.coalescelist([ranges, [`${this.internalAddress}/32`]]))
-        : ranges,
+      network: this.network.network,
+      sourceRanges: this.orItself(ranges),
       targetServiceAccounts: [this.serviceAccountEmail],
       allow: [{ protocol: "tcp", ports: [port] }],
     });
+  }
+
+  /** With nobody to let in the host lets itself in: a rule without a source would be open to the world. */
+  protected orItself(ranges: string[]): string[] {
+    const itself = [`${this.internalAddress}/32`];
+    if (Token.isUnresolved(ranges)) {
+      return Token.asList(Fn.coalescelist([ranges, itself]));
+    }
+    return ranges.length > 0 ? ranges : itself;
   }
 
   /** The VM's internal address. */

@@ -274,7 +274,11 @@ export class RunnerHost extends HostVm {
         zone: ZONE,
         instance: INSTANCE,
         instance_id: instanceId,
+        // For a change of these Terraform stops the VM.
         machine_type: machineType,
+        service_account: this.serviceAccountEmail,
+        network: this.network.network,
+        subnetwork: this.network.subnetwork,
       },
       provisioners: [
         provisioner("resume", { PROJECT, ZONE, INSTANCE }),

@@ -173,6 +173,10 @@ export class RunnerRegistration extends Construct {
     host.grantSecretAccess(props.token);
     host.grantActAs(workers.serviceAccountEmail);
     host.usedByJobs(workers);
+    const { wayOut } = workers.network;
+    if (wayOut !== undefined && TerraformStack.of(wayOut) === TerraformStack.of(this)) {
+      host.usedByJobs(wayOut);
+    }
     if (cacheHost !== undefined) {
       host.usedByJobs(cacheHost);
       host.grantSecretAccess(cacheHost.buildCache.credentials);
@@ -208,7 +212,7 @@ export class RunnerRegistration extends Construct {
     return {
       ...runner,
       // The secret says which token it is. A token that the runner renews by itself would be in no secret.
-      featureFlags: { FF_DISABLE_AUTOMATIC_TOKEN_ROTATION: true, ...props.featureFlags },
+      featureFlags: withFlags({ FF_DISABLE_AUTOMATIC_TOKEN_ROTATION: true }, props.featureFlags),
       name: props.name ?? host.name,
       url: gitlabUrl,
       token: secretUri(token),
@@ -251,6 +255,12 @@ export class RunnerRegistration extends Construct {
       );
     }
   }
+}
+
+type FeatureFlags = NonNullable<RunnerRegistrationProps["featureFlags"]>;
+
+function withFlags(own: FeatureFlags, flags: FeatureFlags = {}): FeatureFlags {
+  return Token.isUnresolved(flags) ? Token.asAnyMap(Fn.merge([own, flags])) : { ...own, ...flags };
 }
 
 function withMirror(volumes: string[], mirror: string[]): string[] {

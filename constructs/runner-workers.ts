@@ -1,4 +1,5 @@
 import { IConstruct } from "constructs";
+import { NetworkAttachment } from "./network-attachment";
 import { MachineConfig } from "./runner-config";
 
 /** The runner host, as its workers see it. */
@@ -25,6 +26,8 @@ export interface WorkersConfig {
 export interface RunnerWorkers extends IConstruct {
   /** Project of the VMs. */
   readonly project: string;
+  /** Where the VMs are attached. */
+  readonly network: NetworkAttachment;
   /** E-mail of the service account that the VMs act as. */
   readonly serviceAccountEmail: string;
   /** Lets the manager reach the workers, and tells it how to make them. Called by the registration. */

@@ -64,6 +64,24 @@ describeIf(applyIsHarmless())("the ready stack, once applied", () => {
     ).toEqual([]);
   });
 
+  test("with another data disk replaces the cache host too: only a new VM formats it", async () => {
+    const configuration = parse(await synthesize("main.ts", join(folder, "cdktf.out")));
+    const { google_compute_disk: disks } = configuration.resource;
+    const [disk] = Object.keys(disks);
+    terraform.write({
+      ...configuration,
+      resource: {
+        ...configuration.resource,
+        google_compute_disk: { [disk]: { ...disks[disk], type: "pd-ssd" } },
+      },
+    });
+    const replaced = (await changesWith({})).filter((change) => summary(change) === REPLACED);
+    expect(
+      replaced.map(({ address }) => address.replace(/_[0-9A-F]{8}$/, "")).filter((address) => !/^null/.test(address)),
+    ).toEqual(["google_compute_disk.CacheHost_Disk", "google_compute_instance.CacheHost"]);
+    terraform.write(configuration);
+  });
+
   test("with another program on a host replaces that host", async () => {
     const configuration = parse(await synthesize("main.ts", join(folder, "cdktf.out")));
     const instances = configuration.resource["google_compute_instance"];

@@ -279,7 +279,6 @@ const TABLE: { readonly [property: string]: Row } = {
   "RunnerRegistration.featureFlags{}": {
     at: [membersOf(runner("feature_flags"))],
     valid: true,
-    itemwise: true,
   },
   "RunnerRegistration.overrides{}": { at: [membersOf(runner())], itemwise: true },
   ...Object.fromEntries(
@@ -294,8 +293,11 @@ const TABLE: { readonly [property: string]: Row } = {
 
   "DockerMachineWorkers.project": { at: [option("google-project")], valid: "runner-project" },
   "DockerMachineWorkers.zone": { at: [option("google-zone")], valid: "europe-west1-c" },
-  "DockerMachineWorkers.network.network": { at: [option("google-network")] },
-  "DockerMachineWorkers.network.subnetwork": { at: [option("google-subnetwork")] },
+  "DockerMachineWorkers.network.network": { at: [option("google-network")], valid: "projects/p/global/networks/n" },
+  "DockerMachineWorkers.network.subnetwork": {
+    at: [option("google-subnetwork")],
+    valid: "projects/p/regions/r/subnetworks/s",
+  },
   "DockerMachineWorkers.machineType": { at: [option("google-machine-type")], valid: "n2-standard-4" },
   "DockerMachineWorkers.image": { at: [option("google-machine-image")], valid: IMAGE },
   "DockerMachineWorkers.diskType": { at: [option("google-disk-type")], valid: "pd-ssd" },
