@@ -1,6 +1,6 @@
 #!/bin/sh
 # Waits until a host has set itself up, so that "terraform apply" fails when the host does.
-# Runs where Terraform runs. Environment: PROJECT, ZONE, INSTANCE, TIMEOUT_SECONDS (900).
+# Runs where Terraform runs. Environment: PROJECT, ZONE, INSTANCE, TIMEOUT_SECONDS (900; 0 does not wait).
 set -eu
 
 timeout=${TIMEOUT_SECONDS:-900}
@@ -21,10 +21,15 @@ fail() {
   exit 1
 }
 
+token_of_gcloud() {
+  token=$(gcloud auth print-access-token 2>/dev/null) && [ -n "$token" ]
+}
+
+[ "$timeout" != 0 ] || did_not_wait "readyTimeout is 0."
 command -v curl >/dev/null || did_not_wait "there is no curl here."
 token=${GOOGLE_OAUTH_ACCESS_TOKEN:-}
 if [ -z "$token" ]; then
-  token=$(gcloud auth print-access-token 2>/dev/null) ||
+  token_of_gcloud ||
     did_not_wait "GOOGLE_OAUTH_ACCESS_TOKEN is not set, and gcloud auth print-access-token gives no token."
 fi
 
@@ -41,8 +46,13 @@ status_in() {
     sed "s/\\\\u003[cC]/</g; s/\\\\u003[eE]/>/g; s/\\\\u003[dD]/=/g; s/\\\\u0026/\\&/g; s/\\\\u0027/'/g"
 }
 
+# The first message of an error, in parentheses.
+said_google() {
+  sed -n 's/.*"message": *"\([^"]*\)".*/ (\1)/p' | head -n 1
+}
+
 start=$(date +%s)
-status='' previous='' seen=0 unreachable=''
+status='' previous='' seen=0 unreachable='' refused=0 denied=0
 echo "Waiting for $INSTANCE to set itself up, at most $timeout s …"
 while :; do
   answer=$(guest_attributes) || :
@@ -65,8 +75,18 @@ while :; do
       ;;
     esac
     ;;
-  401 | 403)
-    fail "The Compute Engine API answers $code: who runs Terraform needs the permission compute.instances.getGuestAttributes in the project $PROJECT (it is in roles/compute.instanceAdmin.v1)."
+  401)
+    # This may wait for as long as a token lives.
+    if [ "$refused" -gt 0 ] || ! token_of_gcloud; then
+      fail "The Compute Engine API answers 401: the token is refused or has ended. Log in again with: gcloud auth login; or set GOOGLE_OAUTH_ACCESS_TOKEN to a new one; then apply again."
+    fi
+    refused=1
+    ;;
+  403)
+    # One alone may be of the moment: so many questions were asked in this project.
+    denied=$((denied + 1))
+    [ "$denied" -lt 3 ] ||
+      fail "The Compute Engine API answers 403$(printf '%s\n' "$answer" | said_google): who runs Terraform needs the permission compute.instances.getGuestAttributes in the project $PROJECT (it is in roles/compute.instanceAdmin.v1)."
     ;;
   000)
     # What curl says, such as of a proxy or a certificate: it may stay so until the timeout.
@@ -74,7 +94,10 @@ while :; do
     unreachable=$answer
     ;;
   esac
+  [ "$code" = 401 ] || refused=0
+  [ "$code" = 403 ] || denied=0
   [ "$elapsed" -lt "$timeout" ] ||
     fail "$INSTANCE is not ready after $timeout s; its last status is \"${status:-none}\", the last answer of the Compute Engine API was $code."
-  sleep "${POLL_SECONDS:-5}"
+  # More than ten looks a minute are refused by Google.
+  sleep "${POLL_SECONDS:-10}"
 done

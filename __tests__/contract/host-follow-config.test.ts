@@ -82,6 +82,14 @@ describe("secrets in the file", () => {
     expect(parseToml(readFileSync(file, "utf8"))).toEqual({ a: "glrt-1\n" });
   });
 
+  test("two that write the same file do not get in each other's way: a set-up is repeated while its follower runs", async () => {
+    google.setAttribute("config", "a = 1");
+    const check = ["--check", "sh -c 'sleep 0.5; test -e {}'"];
+    const both = await Promise.all([once(0, ...check), once(0, ...check)]);
+    expect(both.map(({ status, stderr }) => ({ status, stderr }))).toEqual(Array(2).fill({ status: 0, stderr: "" }));
+    expect(readFileSync(file, "utf8")).toBe("a = 1");
+  });
+
   test("two fields come from one fetch of one version", async () => {
     google.secrets.set(secret, [JSON.stringify({ access_key: 'A"1', secret_key: "S$2\n" })]);
     google.setAttribute(
@@ -161,6 +169,74 @@ describe("--once", () => {
     expect(readdirSync(folder).sort()).toEqual(["check", "check.calls", "config"]);
   });
 
+  test("a file that cannot be written is a sentence, and nothing is left of it", async () => {
+    writeFileSync(file, "old");
+    google.setAttribute("config", "#".repeat(4096));
+    const limited = await run(
+      "bash",
+      ["-c", 'ulimit -f 1; exec "$@"', "bash", followConfig, "--once", "60", "--attribute", "config", "--file", file],
+      google.environment,
+    );
+    const sentence = `the new config is not used: ${file} cannot be written: File too large; is its disk full or read-only? Look at: df -h ${folder}; dmesg | tail`;
+    expect(limited).toMatchObject({ status: 1, stderr: `${sentence}\n` });
+    expect(google.published).toEqual([`config=failed: ${sentence}`]);
+    expect(readFileSync(file, "utf8")).toBe("old");
+    expect(readdirSync(folder)).toEqual(["config"]);
+  });
+
+  // What answers at the other address is a file for each path there.
+  const other = "/other/v1/" + `${secret}/versions/latest:access`;
+  const elsewhere = () => ({
+    ...google.environment,
+    CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER: `http://${google.address}/other/`,
+  });
+  const otherMetadata = "/other/computeMetadata/v1/instance/";
+  const metadataElsewhere = () => ({ ...google.environment, GCE_METADATA_HOST: `${google.address}/other` });
+  const onceWith = (environment: Record<string, string>, seconds: number) =>
+    run(followConfig, ["--once", `${seconds}`, "--attribute", "config", "--file", file], environment);
+  const good = JSON.stringify({ payload: { data: Buffer.from("x").toString("base64") } });
+
+  test.each(["<html>", "[]", "{}", '{"payload": null}', '{"payload": {"data": "x"}}', Buffer.from([0x22, 0xff, 0x22])])(
+    "an answer that is not Secret Manager's is a sentence: %s",
+    async (answer) => {
+      google.setAttribute("config", `a = ${reference}`);
+      google.files.set(other, answer);
+      expect(await onceWith(elsewhere(), 0)).toMatchObject({
+        status: 1,
+        stderr: `secret ${secret}/versions/latest: what answers at http://${google.address}/other/ is not Secret Manager; does a proxy of this host, or its DNS, lead elsewhere?\n`,
+      });
+    },
+  );
+
+  test("and is waited out", async () => {
+    google.setAttribute("config", `a = ${reference}`);
+    google.files.set(other, "<html>");
+    setTimeout(() => google.files.set(other, good), 1000);
+    expect(await onceWith(elsewhere(), 30)).toMatchObject({ status: 0, stderr: "" });
+    expect(readFileSync(file, "utf8")).toBe('a = "x"');
+  });
+
+  test.each(["<html>", "[]", "{}", "null", Buffer.from([0xff])])(
+    "a token that is none is a sentence: %s",
+    async (answer) => {
+      google.files.set(`${otherMetadata}attributes/config`, `a = ${reference}`);
+      google.files.set(`${otherMetadata}service-accounts/default/token`, answer);
+      expect(await onceWith(metadataElsewhere(), 0)).toMatchObject({
+        status: 1,
+        stderr: `the metadata server at http://${google.address}${otherMetadata} answers the question for a token with something else; does this instance have a service account?\n`,
+      });
+    },
+  );
+
+  test("and is waited out too", async () => {
+    google.secrets.set(secret, ["x"]);
+    google.files.set(`${otherMetadata}attributes/config`, `a = ${reference}`);
+    google.files.set(`${otherMetadata}service-accounts/default/token`, "<html>");
+    const token = JSON.stringify({ access_token: google.token });
+    setTimeout(() => google.files.set(`${otherMetadata}service-accounts/default/token`, token), 1000);
+    expect(await onceWith(metadataElsewhere(), 30)).toMatchObject({ status: 0, stderr: "" });
+  });
+
   test("says how it went in a guest attribute of its own, if it is told to", async () => {
     google.setAttribute("config", "a = 1");
     await once(0, "--status", "keys");
@@ -227,6 +303,37 @@ describe("follow", () => {
     await eventually("healed", () => google.guestAttributes.get("config") === "ok");
     await new Promise((resolve) => setTimeout(resolve, 2500));
     expect(calls()).toBe(2);
+  });
+
+  test("says so when the disk is full, and uses the newest as soon as there is room", async () => {
+    google.setAttribute("config", "a = 1");
+    recorder(folder, "apply");
+    const running = start(
+      "bash",
+      ["-c", 'ulimit -S -f 1; exec "$@"', "bash", followConfig, "--attribute", "config", "--file", file].concat([
+        "--interval",
+        "1",
+        "--apply",
+        join(folder, "apply"),
+      ]),
+      google.environment,
+    );
+    started.push(running);
+    await eventually("first", () => google.guestAttributes.get("config") === "ok");
+    const long = "#".repeat(4096);
+    google.setAttribute("config", long);
+    await eventually(
+      "failed",
+      () =>
+        google.guestAttributes.get("config")?.startsWith(`failed: the new config is not used: ${file} cannot`) === true,
+    );
+    expect(content()).toBe("a = 1");
+    expect(readdirSync(folder).sort()).toEqual(["apply", "apply.calls", "config"]);
+    await run("prlimit", ["--pid", `${running.process.pid}`, "--fsize=unlimited:"]);
+    await eventually("healed", () => google.guestAttributes.get("config") === "ok");
+    expect(content()).toBe(long);
+    expect(calls()).toBe(2);
+    expect(running.stderr).toBe("");
   });
 
   test("survives a missing attribute without a busy loop", async () => {

@@ -60,4 +60,8 @@ def service_account(what):
 
 
 def access_token():
-    return json.loads(service_account("token"))["access_token"]
+    try:
+        return json.loads(service_account("token"))["access_token"]
+    except (ValueError, KeyError, TypeError):
+        raise Unavailable(f"the metadata server at {METADATA} answers the question for a token with something else; "
+                          "does this instance have a service account?") from None
