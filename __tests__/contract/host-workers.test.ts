@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, w
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { FakeGoogle, type FakeInstance } from "./fakes/google";
-import { cloudInit, onGoogle, pathWith, recorder, run } from "./fakes/host";
+import { cloudInit, eventually, onGoogle, pathWith, recorder, run, start } from "./fakes/host";
 
 const OURS = "runner-abcdef-a-1700000000-01234567";
 const LOST = "runner-abcdef-a-1700000000-00000000";
@@ -39,12 +39,16 @@ function vm(name: string, instance: Partial<FakeInstance> = {}): void {
   });
 }
 
+/** What a docker-machine's config.json has: upstream's notes no address, GitLab's does. */
+const machine = (address = "", driver = "google") =>
+  JSON.stringify({ DriverName: driver, Driver: { IPAddress: address } });
+
 /** What docker-machine knows of a machine, by default since long. */
-function known(name: string, config = JSON.stringify({ DriverName: "google" }), age = GRACE + 60): void {
-  const machine = join(store(), name);
-  mkdirSync(machine, { recursive: true });
-  if (config !== "") writeFileSync(join(machine, "config.json"), config);
-  utimesSync(machine, ago(age), ago(age));
+function known(name: string, config = machine(), age = GRACE + 60): void {
+  const entry = join(store(), name);
+  mkdirSync(entry, { recursive: true });
+  if (config !== "") writeFileSync(join(entry, "config.json"), config);
+  utimesSync(entry, ago(age), ago(age));
 }
 
 const runner = (token: string, machineName = "%s") =>
@@ -54,15 +58,16 @@ function configToml(text: string): void {
   writeFileSync(path("etc/gitlab-runner/config.toml"), `concurrent = 1\n${text}`);
 }
 
+const program = join(cloudInit, "runner-host/workers");
+const surroundings = (grace = GRACE) => ({
+  ...google.environment,
+  HOST_ROOT: folder,
+  PYTHONPATH: join(cloudInit, "host"),
+  REAPER_GRACE_SECONDS: `${grace}`,
+  PATH: pathWith(path("bin")),
+});
 const workers = (command: string, grace = GRACE, environment = {}) =>
-  run(join(cloudInit, "runner-host/workers"), [command], {
-    ...google.environment,
-    HOST_ROOT: folder,
-    PYTHONPATH: join(cloudInit, "host"),
-    REAPER_GRACE_SECONDS: `${grace}`,
-    PATH: pathWith(path("bin")),
-    ...environment,
-  });
+  run(program, [command], { ...surroundings(grace), ...environment });
 async function reap(grace?: number): Promise<string> {
   const { status, stdout, stderr } = await workers("reap", grace);
   expect({ status, stdout, stderr: status === 0 ? "" : stderr }).toEqual({ status: 0, stdout: "", stderr: "" });
@@ -211,6 +216,48 @@ describe("reap deletes a VM that no runner has any more", () => {
     expect(calls("docker")).toBe("");
   });
 
+  test("and asks many that do not answer at the same time", async () => {
+    for (const number of [1, 2, 3, 4, 5, 6, 7, 8]) {
+      vm(`${FORMER}${number}`);
+      known(`${FORMER}${number}`);
+    }
+    recorder(path("bin"), "docker", "sleep 2");
+    const before = Date.now();
+    await reap();
+    expect(calls("docker").split("\n")).toHaveLength(8 + 1);
+    expect(Date.now() - before).toBeLessThan(8000);
+  });
+
+  const memory = () => path("var/lib/gitlab-runner-gce/workers.json");
+  function remembered(since: Date, written: Date): void {
+    mkdirSync(path("var/lib/gitlab-runner-gce"), { recursive: true });
+    writeFileSync(memory(), JSON.stringify({ [FORMER]: since.getTime() / 1000 }));
+    utimesSync(memory(), written, written);
+  }
+
+  test("but not by what it knew before it could not look for long: a job may have run meanwhile", async () => {
+    former();
+    remembered(ago(GRACE + 60), ago(GRACE + 60));
+    await reap();
+    expect(google.deleted).toEqual([]);
+    remembered(ago(GRACE + 60), ago(60));
+    await reap();
+    expect(google.deleted).toEqual([FORMER]);
+  });
+
+  test("later where the disk is full; the others go now", async () => {
+    former();
+    vm(LOST);
+    mkdirSync(`${memory()}.new`, { recursive: true }); // as good as no room: it cannot be written
+    const { status, stderr } = await workers("reap", 1);
+    expect({ status, deleted: google.deleted }).toEqual({ status: 0, deleted: [LOST] });
+    expect(stderr.split("\n")).toEqual([
+      `${memory()} cannot be written: Is a directory; VMs of no runner are deleted later. Look at: df -h ${path("var/lib/gitlab-runner-gce")}`,
+      expect.stringMatching(/^Deleting the worker VM /),
+      "",
+    ]);
+  });
+
   test("since the pattern of the names is another", async () => {
     vm(OURS);
     known(OURS);
@@ -353,9 +400,57 @@ describe("a worker hears of its manager", () => {
     expect(heard).toBe(1);
   });
 
-  test("but not one that is off, or is deleted", async () => {
+  test("by one, if its address is in the store too", async () => {
+    known(OURS, machine("127.0.0.2"));
+    vm(OURS);
+    await reap();
+    expect(heard).toBe(1);
+  });
+
+  test.each<[string, () => object]>([
+    ["its API is out of order", () => ({ fake: (google.computeStatus = 503) })],
+    ["it refuses the list", () => ({ fake: google.lacking.add("compute.instances.list") })],
+    ["the metadata server does not answer", () => ({ GCE_METADATA_HOST: "127.0.0.1:1" })],
+  ])("by the address in the store, whatever Google says: %s", async (_, trouble) => {
+    known(OURS, machine("127.0.0.2"));
+    vm(OURS);
+    expect((await workers("reap", GRACE, trouble())).status).toBe(1);
+    expect(heard).toBe(1);
+  });
+
+  test("before this waits for anything", async () => {
+    known(OURS, machine("127.0.0.2"));
+    const state = path("var/lib/gitlab-runner-gce");
+    mkdirSync(state, { recursive: true });
+    const other = spawn("flock", [state, "tail", "-f", "/dev/null"], { stdio: "ignore", detached: true });
+    await once(other, "spawn");
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const reaper = start(program, ["reap"], surroundings());
+    try {
+      await eventually("heard", () => heard === 1, 5);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(reaper.status).toBeNull();
+    } finally {
+      process.kill(-other.pid!, "SIGKILL");
+    }
+    expect(await reaper.ended).toMatchObject({ status: 0, stderr: "" });
+  });
+
+  test("but not one that is off, or is deleted, or is just made", async () => {
     vm(OURS, { status: "TERMINATED" });
     vm(LOST);
+    vm(FORMER, { creationTimestamp: ago(1).toISOString() });
+    await reap();
+    expect(heard).toBe(0);
+  });
+
+  test.each([
+    machine("127.0.0.2", "none"),
+    machine("x".repeat(64)),
+    '{"DriverName": "google", "Driver": null}',
+    '{"DriverName": "google", "Driver": {"IPAddress": 1}}',
+  ])("but nobody by a store with %s", async (config) => {
+    known(OURS, config);
     await reap();
     expect(heard).toBe(0);
   });
@@ -370,6 +465,9 @@ describe("a worker hears of its manager", () => {
     await reap();
     expect(calls("systemctl")).toBe("show -p ActiveState --value gitlab-runner.service\n");
     expect(heard).toBe(connections);
+    known(OURS, machine("127.0.0.2"));
+    await reap();
+    expect(heard).toBe(2 * connections);
   });
 });
 
