@@ -4,6 +4,7 @@
 set -eu
 
 of_instance="--project=$PROJECT --zone=$ZONE"
+tab=$(printf '\t')
 
 not_drained() {
   printf '%s\n' "$INSTANCE is not drained: $1" \
@@ -22,44 +23,68 @@ instances() {
 }
 
 if [ "$WANTED" = resume ]; then
-  if command -v gcloud >/dev/null; then
-    instances remove-metadata --keys=drain-request >/dev/null 2>&1 || :
-  fi
+  command -v gcloud >/dev/null || exit 0
+  attempts=4
+  until problem=$(instances remove-metadata --keys=drain-request 2>&1); do
+    attempts=$((attempts - 1))
+    if [ "$attempts" = 0 ]; then
+      printf '%s\n' "$INSTANCE could not be told to take jobs again: $problem" \
+        "If Terraform had it drained, it stays so for an hour or longer." \
+        "Tell it by hand: gcloud compute instances remove-metadata $INSTANCE $of_instance --keys=drain-request" >&2
+      exit 0
+    fi
+    sleep "${POLL_SECONDS:-10}"
+  done
   exit 0
 fi
 
 command -v gcloud >/dev/null || not_drained "there is no gcloud here."
-guest_attribute() {
-  instances get-guest-attributes "--query-path=gitlab-runner/$1" '--format=value(value)' 2>/dev/null || :
-}
 
-ready=$(guest_attribute status)
-if [ -n "$ready" ] && [ "$ready" != ready ]; then
-  echo "$INSTANCE was never ready, and says: $ready. There is nothing to drain."
-  exit 0
+# look: 0 if gcloud could ask; `shown` is what the host has published, or what gcloud says.
+look() { shown=$(instances get-guest-attributes --query-path=gitlab-runner/ '--format=value(key,value)' 2>&1); }
+published() { printf '%s\n' "$shown" | sed -n "s/^$1$tab//p"; }
+
+# A host publishes `drain` before it can run jobs. One that is ready has run some, whatever became of that.
+if look && [ -z "$(published drain)" ]; then
+  status=$(published status)
+  if [ "$status" != ready ]; then
+    echo "$INSTANCE never got so far as to run jobs${status:+, and says: $status}. There is nothing to drain."
+    exit 0
+  fi
 fi
 request=$(date +%s)
 problem=$(instances add-metadata "--metadata=drain-request=$request" 2>&1) || not_drained "$problem"
 
 echo "Draining $INSTANCE: it takes no new job, and the running ones have time to end …"
-start=$request
-previous=''
+# alive: when it last gave a sign of life; patience: how long it may give none.
+alive=$request patience=${ANSWER_SECONDS:-60} looked=$request previous=''
 while :; do
-  status=$(guest_attribute drain)
-  elapsed=$(($(date +%s) - start))
-  case $status in
-  "$request "*)
-    status=${status#"$request "}
-    [ "$status" = "$previous" ] || printf '%s\n' "$INSTANCE: $status"
-    previous=$status
-    case $status in
-    drained:*) exit 0 ;;
-    esac
+  if look; then
+    answer=$(published drain)
+    problem='does it run?'
+  else
+    answer=''
+    problem="gcloud says: $shown"
+  fi
+  now=$(date +%s)
+  # This machine slept, and could hear nothing.
+  [ $((now - looked)) -lt 300 ] || alive=$now
+  looked=$now
+  case $answer in
+  # Or it still drains for a Terraform that was interrupted. After that it reads this wish.
+  "$request "* | [1-9]*" draining: "*)
+    alive=$now patience=${LOST_SECONDS:-600}
+    sentence=${answer#* }
+    [ "$sentence" = "$previous" ] || printf '%s\n' "$INSTANCE: $sentence"
+    previous=$sentence
     ;;
   *)
-    [ "$elapsed" -lt "${ANSWER_SECONDS:-60}" ] || not_drained "it does not answer within $elapsed s; does it run, and was it ever ready?"
+    [ $((now - alive)) -lt "$patience" ] ||
+      not_drained "no answer for $((now - alive)) s${previous:+, after it said: $previous}; $problem"
     ;;
   esac
-  [ "$elapsed" -lt "${LAST_SECONDS:-8000}" ] || not_drained "it does not end, and says: $previous"
-  sleep "${POLL_SECONDS:-5}"
+  case $answer in "$request drained:"*) exit 0 ;; esac
+  [ $((now - request)) -lt "${LAST_SECONDS:-8000}" ] || not_drained "it does not end, and says: $previous"
+  # More than ten looks a minute are refused by Google.
+  sleep "${POLL_SECONDS:-10}"
 done
