@@ -305,7 +305,7 @@ describe("against the rules", () => {
   test.each([
     ["concurrent", 0, "be at least 1 (jobs at once)"],
     ["checkInterval", -1, "be at least 0 (seconds)"],
-    ["shutdownTimeout", 0, "be at least 1 (seconds)"],
+    ["shutdownTimeout", 601, "be between 1 and 600 (seconds)"],
     ["connectionMaxAge", "15", "be a duration such as 90s, 15m or 168h"],
     [
       "gitlabRunnerVersion",

@@ -24,6 +24,8 @@ instances() {
 
 if [ "$WANTED" = resume ]; then
   command -v gcloud >/dev/null || exit 0
+  # Nor did it drain anything where only Terraform has credentials.
+  [ -n "${CLOUDSDK_AUTH_ACCESS_TOKEN:-}" ] || gcloud auth print-access-token >/dev/null 2>&1 || exit 0
   attempts=4
   until problem=$(instances remove-metadata --keys=drain-request 2>&1); do
     attempts=$((attempts - 1))
@@ -45,9 +47,11 @@ look() { shown=$(instances get-guest-attributes --query-path=gitlab-runner/ '--f
 published() { printf '%s\n' "$shown" | sed -n "s/^$1$tab//p"; }
 
 # A host publishes `drain` before it can run jobs. One that is ready has run some, whatever became of that.
-if look && [ -z "$(published drain)" ]; then
+heard=''
+if look; then
+  heard=$(published drain)
   status=$(published status)
-  if [ "$status" != ready ]; then
+  if [ -z "$heard" ] && [ "$status" != ready ]; then
     echo "$INSTANCE never got so far as to run jobs${status:+, and says: $status}. There is nothing to drain."
     exit 0
   fi
@@ -56,8 +60,9 @@ request=$(date +%s)
 problem=$(instances add-metadata "--metadata=drain-request=$request" 2>&1) || not_drained "$problem"
 
 echo "Draining $INSTANCE: it takes no new job, and the running ones have time to end …"
-# alive: when it last gave a sign of life; patience: how long it may give none.
-alive=$request patience=${ANSWER_SECONDS:-60} looked=$request previous=''
+# alive: when it last gave a sign of life; patience: how long it may give none. A host that drains says something each minute, but
+# for the quarter of an hour that the deletion of its workers may take.
+alive=$request patience=${ANSWER_SECONDS:-90} looked=$request slept='' previous=''
 while :; do
   if look; then
     answer=$(published drain)
@@ -67,24 +72,29 @@ while :; do
     problem="gcloud says: $shown"
   fi
   now=$(date +%s)
-  # This machine slept, and could hear nothing.
-  [ $((now - looked)) -lt 300 ] || alive=$now
+  # This machine slept, and could hear nothing. Twice in a row it is gcloud that hangs.
+  if [ $((now - looked)) -lt 300 ]; then
+    slept=''
+  elif [ -z "$slept" ]; then
+    slept=1 alive=$now
+  fi
   looked=$now
   case $answer in
   # Or it still drains for a Terraform that was interrupted. After that it reads this wish.
   "$request "* | [1-9]*" draining: "*)
-    alive=$now patience=${LOST_SECONDS:-600}
-    sentence=${answer#* }
-    [ "$sentence" = "$previous" ] || printf '%s\n' "$INSTANCE: $sentence"
-    previous=$sentence
-    ;;
-  *)
-    [ $((now - alive)) -lt "$patience" ] ||
-      not_drained "no answer for $((now - alive)) s${previous:+, after it said: $previous}; $problem"
+    # What is published stays when its host hangs: a sign of life is what was not there before.
+    if [ "$answer" != "$heard" ]; then
+      heard=$answer alive=$now patience=${LOST_SECONDS:-1200}
+      sentence=$(printf '%s\n' "${answer#* }" | sed 's/ ([0-9:]*)$//')
+      [ "$sentence" = "$previous" ] || printf '%s\n' "$INSTANCE: $sentence"
+      previous=$sentence
+    fi
     ;;
   esac
   case $answer in "$request drained:"*) exit 0 ;; esac
-  [ $((now - request)) -lt "${LAST_SECONDS:-8000}" ] || not_drained "it does not end, and says: $previous"
+  [ $((now - alive)) -lt "$patience" ] ||
+    not_drained "no answer for $((now - alive)) s${previous:+, after it said: $previous}; $problem"
+  [ $((now - request)) -lt "${LAST_SECONDS:-9000}" ] || not_drained "it does not end, and says: $previous"
   # More than ten looks a minute are refused by Google.
   sleep "${POLL_SECONDS:-10}"
 done

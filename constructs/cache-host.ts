@@ -11,6 +11,7 @@ import { AptRepository, DOCKER_REPOSITORY, repositorySettings } from "./package-
 import { regionOf } from "./network-attachment";
 import { json, numberText, renderTemplate, terraformString } from "./rendering";
 import { bucketName, check, cidr, diskType, duration, httpUrl, integer, port, secretId } from "./rules";
+import { relativePath } from "./self-link";
 import { checkSecretReference, SecretReference, secretUri } from "./secret-reference";
 import { DOCKER_PACKAGES, IMAGES } from "./versions";
 
@@ -62,7 +63,7 @@ export interface CacheHostProps extends HostVmProps {
    */
   readonly buildCachePort?: number;
   /**
-   * Name of the build cache's bucket: the folder below `/export`.
+   * Name of the build cache's bucket: the folder below `/export`. With another name the old folder stays until somebody deletes it.
    *
    * @default "runner"
    */
@@ -227,7 +228,7 @@ export class CacheHost extends HostVm {
         "cache-settings": terraformString(json(settings)),
       },
       // Another disk is an empty one, which only a new VM formats. An address cannot move as long as its VM is there.
-      replacedWith: { disk: disk.diskId, subnetwork: this.network.subnetwork },
+      replacedWith: { disk: disk.diskId, subnetwork: relativePath(this.network.subnetwork) },
       attachedDisk: { source: disk.selfLink, deviceName: DATA_DISK },
       networkIp: address,
       metricsPort: String(REGISTRY_METRICS_PORT),

@@ -3,6 +3,7 @@ import { isTokenMap, Labels } from "./labels";
 import { NetworkAttachment } from "./network-attachment";
 import { numberText, stringExpression } from "./rendering";
 import { Flag } from "./runner-config";
+import { relativePath } from "./self-link";
 
 /** Path on the runner host of the program that each worker runs when it boots. */
 const WORKER_STARTUP = "/usr/local/lib/gitlab-runner-gce/worker-startup.sh";
@@ -91,8 +92,6 @@ function commaList(list: string[]): string {
 
 /** The driver puts its own prefix before an image and strips only that one: with another in the way it finds nothing. */
 function driverImage(image: string): string {
-  if (!Token.isUnresolved(image)) {
-    return image.replace(/^(https:\/\/www\.googleapis\.com\/compute\/v1\/)?(projects\/)?/, "");
-  }
-  return Fn.trimprefix(Fn.trimprefix(stringExpression(image), "https://www.googleapis.com/compute/v1/"), "projects/");
+  const path = relativePath(image);
+  return Token.isUnresolved(path) ? Fn.trimprefix(path, "projects/") : path.replace(/^projects\//, "");
 }

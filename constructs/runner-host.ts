@@ -29,6 +29,7 @@ import {
 import { hostFile, numberText, stringExpression, terraformString } from "./rendering";
 import { check, duration, gitlabRunnerVersion, integer, listenAddress } from "./rules";
 import { globalTable, LogFormat, LogLevel, mergeTables, renderConfigToml, TomlTable } from "./runner-config";
+import { relativePath } from "./self-link";
 import { SecretReference } from "./secret-reference";
 import { DOCKER_PACKAGES, GITLAB_RUNNER_VERSION } from "./versions";
 
@@ -65,7 +66,7 @@ export interface RunnerHostProps extends HostVmProps {
    */
   readonly listenAddress?: string;
   /**
-   * `shutdown_timeout`: seconds that a stop by force takes at most.
+   * `shutdown_timeout`: seconds that a stop by force takes at most, up to 600.
    *
    * @default - GitLab Runner's: 30
    */
@@ -171,7 +172,7 @@ export class RunnerHost extends HostVm {
     check(gitlabRunnerVersion, "gitlabRunnerVersion", this.gitlabRunnerVersion);
     check(integer(1, undefined, "jobs at once"), "concurrent", props.concurrent);
     check(integer(0, undefined, "seconds"), "checkInterval", props.checkInterval);
-    check(integer(1, undefined, "seconds"), "shutdownTimeout", props.shutdownTimeout);
+    check(integer(1, 600, "seconds"), "shutdownTimeout", props.shutdownTimeout);
     check(duration, "connectionMaxAge", props.connectionMaxAge);
     check(integer(0, 7200, "seconds"), "drainTimeout", props.drainTimeout);
     checkListenAddress(props);
@@ -277,8 +278,8 @@ export class RunnerHost extends HostVm {
         // For a change of these Terraform stops the VM.
         machine_type: machineType,
         service_account: this.serviceAccountEmail,
-        network: this.network.network,
-        subnetwork: this.network.subnetwork,
+        network: relativePath(this.network.network),
+        subnetwork: relativePath(this.network.subnetwork),
       },
       provisioners: [
         provisioner("resume", { PROJECT, ZONE, INSTANCE }),

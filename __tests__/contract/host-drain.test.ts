@@ -176,7 +176,7 @@ describe("drain, on the host", () => {
       drain("follow");
       const request = now();
       google.setAttribute("drain-request", `${request}`);
-      await says(`drain=${request} draining: no new job`);
+      await says(new RegExp(`^drain=${request} draining: no new job \\([0-9:]{8}\\)$`));
       await says(/^drain=\d+ drained: after \d+ s, 1 jobs were ended at the limit of 1 s; 2 worker VMs deleted$/);
       expect(text(drained)).toBe("terraform");
       await seconds(1);
@@ -224,7 +224,7 @@ describe("drain, on the host", () => {
       const request = now();
       google.setAttribute("drain-request", `${request}`);
       drain("follow");
-      await says(`drain=${request} draining: waits for the drain of this host that was begun before`);
+      await says(new RegExp(`^drain=${request} draining: waits for the drain of this host that was begun before `));
       rmSync(path("jobs"));
       expect(await operators.ended).toMatchObject({ status: 0 });
       await says(/^drain=\d+ drained: after \d+ s, every job has ended/);
@@ -247,6 +247,21 @@ describe("drain, on the host", () => {
       await says(/ drained: /);
       await seconds(1);
       expect(google.published.at(-1)).toMatch(/ drained: /);
+    });
+
+    test("it gives a sign of life again and again, whatever it waits for, and tells its journal once", async () => {
+      const times = (sentence: string) =>
+        new Set(google.published.filter((line) => line.includes(` draining: ${sentence}`))).size;
+      const operators = drain("drain");
+      await jobsAreCounted(operators);
+      google.setAttribute("drain-request", `${now()}`);
+      const follower = drainWith({ DRAIN_BEAT: "1" }, "follow");
+      await eventually("it waits for the operator's drain", () => times("waits for the drain ") > 1);
+      operators.process.kill("SIGKILL");
+      await eventually("it waits for jobs", () => times("1 jobs run, for which it waits until ") > 1);
+      expect(follower.stdout.split("waits for the drain ")).toHaveLength(2);
+      rmSync(path("jobs"));
+      await says(/ drained: /);
     });
 
     test("a wish that comes in the middle of its drain is answered after it", async () => {
@@ -324,6 +339,7 @@ describe("drain.sh, where Terraform runs", () => {
       WANTED: "drain",
       POLL_SECONDS: "0.1",
       ANSWER_SECONDS: "1",
+      CLOUDSDK_AUTH_ACCESS_TOKEN: "token",
       PATH: pathWith(path("bin")),
       ...environment,
     });
@@ -340,10 +356,12 @@ describe("drain.sh, where Terraform runs", () => {
   test.each(["is unreachable", "restarts"])(
     "a host that has answered has time to come back when it %s",
     async (what) => {
-      says("REQUEST draining: 1 jobs run");
-      const running = script({ LOST_SECONDS: "4" });
+      says("REQUEST draining: 1 jobs run (12:00:00)");
+      const running = script({ LOST_SECONDS: "5" });
       await eventually("it answers", () => running.stdout.includes("1 jobs run"));
-      await seconds(4.5);
+      await seconds(3);
+      says("REQUEST draining: 1 jobs run (12:01:00)");
+      await seconds(2.5);
       if (what === "restarts") says("0 Terraform does not want it drained");
       else writeFileSync(path("unreachable"), "ERROR: 503 Backend Error\n");
       await seconds(1.5);
@@ -380,8 +398,10 @@ describe("drain.sh, where Terraform runs", () => {
   });
 
   test("a host that still drains for an earlier wish is waited for until it answers this one", async () => {
-    says("1700000000 draining: 1 jobs run");
-    const running = script({ ANSWER_SECONDS: "0" });
+    says("1700000000 draining: 1 jobs run (12:00:00)");
+    const running = script();
+    await eventually("it asks", () => calls("bin/gcloud").includes("add-metadata"));
+    says("1700000000 draining: 1 jobs run (12:01:00)");
     await eventually("it repeats it", () => running.stdout.includes("gitlab-runner: draining: 1 jobs run\n"));
     says("1700000000 drained: after 9 s");
     await seconds(1);
@@ -391,9 +411,28 @@ describe("drain.sh, where Terraform runs", () => {
     expect(running.stdout).toContain("gitlab-runner: drained: after 0 s\n");
   });
 
+  test("that the host says the same with a later time is a sign of life, which is told once", async () => {
+    says("REQUEST draining: 1 jobs run (12:00:00)");
+    const running = script({ LOST_SECONDS: "3" });
+    await eventually("it answers", () => running.stdout.includes("1 jobs run"));
+    await seconds(1.9);
+    says("REQUEST draining: 1 jobs run (12:01:00)");
+    await seconds(1.9);
+    says("REQUEST drained: after 9 s");
+    expect(await running.ended).toMatchObject({ status: 0, stderr: "" });
+    expect(running.stdout).toMatch(
+      /time to end …\ngitlab-runner: draining: 1 jobs run\ngitlab-runner: drained: after 9 s\n$/,
+    );
+  });
+
   test.each([
     ["does not answer", "0 Terraform does not want it drained", /no answer for [1-3] s; does it run\?\n/],
     ["answers an earlier wish", "1700000000 drained: after 9 s", /no answer for [1-3] s; does it run\?\n/],
+    [
+      "hung in the drain for an earlier wish",
+      "1700000000 draining: 1 jobs run (12:00:00)",
+      /no answer for [1-3] s; does it run\?\n/,
+    ],
     ["does not come to an end", "REQUEST draining: 1 jobs run", /it does not end, and says: draining: 1 jobs run\n/],
   ])("a host that %s does not keep Terraform from its work", async (_, answer, problem) => {
     says(answer);
@@ -401,6 +440,15 @@ describe("drain.sh, where Terraform runs", () => {
     expect(status).toBe(0);
     expect(stderr).toMatch(new RegExp(`^gitlab-runner is not drained: ${problem.source}`));
     expect(stderr).toContain("--command='sudo runner-host drain'");
+  });
+
+  test("nor does one that hangs: what it published stays", async () => {
+    says("REQUEST draining: 1 jobs run (12:00:00)");
+    const { status, stderr } = await script({ LOST_SECONDS: "1" }).ended;
+    expect(status).toBe(0);
+    expect(stderr).toMatch(
+      /^gitlab-runner is not drained: no answer for [1-3] s, after it said: draining: 1 jobs run; does it run\?\n/,
+    );
   });
 
   test.each([
@@ -465,6 +513,12 @@ describe("drain.sh, where Terraform runs", () => {
     test("takes the wish back", async () => {
       expect(await script({ WANTED: "resume" }).ended).toMatchObject({ status: 0, stdout: "", stderr: "" });
       expect(calls("bin/gcloud")).toBe(`${call}\n`);
+    });
+
+    test("is silent where gcloud is not logged in: nothing was drained from there", async () => {
+      const { status, stdout, stderr } = await script({ WANTED: "resume", CLOUDSDK_AUTH_ACCESS_TOKEN: "" }).ended;
+      expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: "", stderr: "" });
+      expect(calls("bin/gcloud")).toBe("auth print-access-token\n");
     });
 
     test("tries again when that fails", async () => {

@@ -213,6 +213,15 @@ describe("the whole bootstrap", () => {
     expect(existsSync(path("var/lib/gitlab-runner-gce/bootstrapped"))).toBe(false);
   });
 
+  testIf(real)("a host that somebody has drained meanwhile comes to its end, without gitlab-runner", async () => {
+    recorder(path("bin"), "systemctl", '[[ "$1" != is-active ]]');
+    expect((await bootstrap()).status).toBe(1);
+    expect(status().at(-1)).toMatch(/^failed: gitlab-runner: gitlab-runner does not stay up: /);
+    writeFileSync(path("var/lib/gitlab-runner-gce/drained"), "operator");
+    expect((await bootstrap()).status).toBe(0);
+    expect(status().at(-1)).toBe("ready");
+  });
+
   testIf(real)("a GitLab that cannot be reached", async () => {
     google.setAttribute("config-toml", configToml().replaceAll(google.address, "127.0.0.1:1"));
     expect((await bootstrap()).status).toBe(1);
