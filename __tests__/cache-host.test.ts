@@ -14,6 +14,7 @@ const cache = (props: Partial<CacheHostProps> = {}) =>
   });
 
 interface ComposeService {
+  readonly logging?: object;
   readonly image: string;
   readonly ports: string[];
   readonly environment: Record<string, string>;
@@ -54,7 +55,13 @@ describe("registry mirror", () => {
         REGISTRY_HTTP_DEBUG_PROMETHEUS_PATH: "/metrics",
       },
       volumes: ["/srv/cache/registry:/var/lib/registry"],
+      logging: { driver: "local" },
     });
+  });
+
+  test("the log of no container grows for ever", () => {
+    const logging = Object.values(services(cache())).map(({ logging }) => logging);
+    expect(logging).toEqual([{ driver: "local" }, { driver: "local" }]);
   });
 
   test("port, upstream, TTL and image are chosen", () => {

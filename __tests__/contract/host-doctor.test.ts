@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { execFileSync } from "node:child_process";
 import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createServer as createHttpServer } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import { createServer, type AddressInfo } from "node:net";
 import { basename, dirname, join } from "node:path";
@@ -561,7 +562,7 @@ errors         ok
         configure();
       },
       "cache",
-      /^The build cache at \S+ has no bucket nothing: on the cache host this makes it: cache-host apply$/,
+      /^The build cache at \S+ has no bucket nothing: if it is a cache host's, there this makes it: cache-host apply$/,
     ],
   ];
   test.each(faults)("%s", async (_, breakIt, name, sentence, ...[variables]) => {
@@ -946,12 +947,16 @@ errors         ok
     expect(those(found, "skipped")).toEqual({});
     settings({ highWaterPercent: 90 });
     expect(those(await diagnose(), "FAILED")).toEqual({});
+    settings({ highWaterPercent: 95 });
+    write("df-data", "98% 5% /srv/cache\n");
+    expectOneFailure(await diagnose(), "data-disk", /^\/srv\/cache is 98% full/);
   });
 
   test("the last errors are a warning; what the mirror does not find is none", async () => {
     write(
       "log",
       'time=now level=error msg="response completed with error" http.response.status=404\n' +
+        'time=now level=error msg="Scheduler error returned from OnExpire(library/a@sha256:0a): unknown blob" go.version=go1\n' +
         'time=now level=error msg="disk is bad"\n\u001b[31m[INTERNAL ERROR]: no space left\u001b[0m\n',
     );
     expect(those(await diagnose(), "warning")).toEqual({
@@ -959,6 +964,27 @@ errors         ok
         /^4 in the last hour, .*; the newest: \[INTERNAL ERROR\]: no space left$/,
       ) as string,
     });
+  });
+});
+
+test("build-cache-check asks where the runner does: below its Path, and of Amazon's S3 in the bucket's region", async () => {
+  const asked: string[] = [];
+  const proxy = createHttpServer(({ method, url }, response) => {
+    asked.push(`${method} ${url?.split("?")[0]}`);
+    response.writeHead(403).end("<Error><Code>AccessDenied</Code></Error>");
+  });
+  await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+  const s3 = { ServerAddress: "s3.amazonaws.com", BucketLocation: "eu-west-1", BucketName: "caches", Path: "/ci/" };
+  write("s3.json", JSON.stringify({ ...s3, AccessKey: "A", SecretKey: "B", Insecure: true }));
+  const command = `${join(cloudInit, "host/build-cache-check")} doctor/host <${path("s3.json")}`;
+  const environment = { http_proxy: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}` };
+  const { status, stdout } = await run("sh", ["-c", command], environment);
+  proxy.close();
+  expect(asked).toEqual(["PUT http://s3.eu-west-1.amazonaws.com/caches/ci/doctor/host"]);
+  // Keys that may do something else are not refused ones.
+  expect({ status, stdout }).toEqual({
+    status: 1,
+    stdout: "The build cache at http://s3.eu-west-1.amazonaws.com answers 403 (AccessDenied)\n",
   });
 });
 
@@ -985,7 +1011,7 @@ describe("read-config", () => {
         runners.flatMap((runner) => [runner.url, ...mirrors(runner), runner.cache.s3.ServerAddress].map(String)),
       ),
       machine: [`--driver=${String(machine.MachineDriver)}`, ...machine.MachineOptions.map((option) => `--${option}`)],
-      s3: unique(runners.map(({ cache }) => JSON.stringify(cache.s3))),
+      s3: unique(runners.map(({ cache: { Path, s3 } }) => JSON.stringify(Path === undefined ? s3 : { ...s3, Path }))),
     };
   };
   const read = (config: string) => ({
@@ -1017,7 +1043,11 @@ describe("read-config", () => {
         MachineName: "%s",
         MachineOptions: ["engine-registry-mirror=http://a:6000", 'b="\\'],
       },
-      cache: { Type: "s3", s3: { ServerAddress: "a:9005", AccessKey: "a", SecretKey: 'b\u2028"\\', Insecure: true } },
+      cache: {
+        Type: "s3",
+        Path: "ci",
+        s3: { ServerAddress: "a:9005", AccessKey: "a", SecretKey: 'b\u2028"\\', Insecure: true },
+      },
     });
     const written = stringify({ concurrent: 1, runners: [runner("one"), runner("two")] });
     write("config.toml", written);

@@ -206,6 +206,16 @@ describe("a worker whose manager is gone", () => {
     expect(poweredOff()).toBe(true);
   });
 
+  test("goes on with the number that it had when there is no answer", async () => {
+    google.setAttribute("manager-timeout", "3600");
+    await look(100);
+    google.attributes.delete("manager-timeout");
+    await look(3699);
+    expect(poweredOff()).toBe(false);
+    await look(3701);
+    expect(poweredOff()).toBe(true);
+  });
+
   test("takes a new number at once", async () => {
     await look(100);
     google.setAttribute("manager-timeout", "60");

@@ -201,9 +201,9 @@ cache_works() {
     0) printf '%s\n' "$said" ;;
     4)
       requires configuration
-      die "$said: it has others than the secret has now; on the cache host: systemctl restart cache-host-keys cache-host-config"
+      die "$said: it has others than the secret has now; if it is a cache host's, there: systemctl restart cache-host-keys cache-host-config"
       ;;
-    5) die "$said: on the cache host this makes it: cache-host apply" ;;
+    5) die "$said: if it is a cache host's, there this makes it: cache-host apply" ;;
     *)
       requires data-disk
       die "$said; $1"
@@ -216,8 +216,8 @@ error_lines() {
   local number newest
   plain | tr -d '\0' |
     grep -E '"level":"(error|fatal|panic)"|level=(error|fatal|panic)|^(ERROR|FATAL|PANIC): |\[(INTERNAL ERROR|PANIC)\]' |
-    # Somebody asked the mirror for what there is not.
-    grep -v 'http.response.status=4' >"$results/.lines" || true
+    # Somebody asked the mirror for what there is not. A layer's time was up, but another image, or the disk guard, was first.
+    grep -v 'http.response.status=4\|returned from OnExpire(.*): unknown blob' >"$results/.lines" || true
   number=$(wc -l <"$results/.lines")
   ((number)) || return 0
   newest=$(tail -n 1 "$results/.lines" | sed -E 's/^\{(.*)\}$/\1/; s/"//g' | cut -c 1-300)

@@ -58,11 +58,15 @@ look() {
   prune_images
 }
 
-# attribute NAME DEFAULT: a number in this VM's metadata, as it is now
+# attribute NAME DEFAULT: a number in this VM's metadata, as it is now, or as it was when somebody last answered
 attribute() {
   local value
   value=$(curl -sSf --noproxy '*' --max-time 10 -H 'Metadata-Flavor: Google' "$metadata_server/instance/attributes/$1" 2>/dev/null) || true
-  [[ $value =~ ^[0-9]{1,7}$ ]] || value=$2
+  if [[ $value =~ ^[0-9]{1,7}$ ]]; then
+    printf %s "$value" >"$state/$1"
+  else
+    value=$(cat "$state/$1" 2>/dev/null) || value=$2
+  fi
   printf %s "$((10#$value))"
 }
 
