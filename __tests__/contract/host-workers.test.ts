@@ -158,7 +158,7 @@ describe("reap deletes a VM that docker-machine does not know", () => {
     vm(OURS);
     google.undeletable.add(LOST);
     const { status, stderr } = await workers("reap");
-    expect(status).toBe(1);
+    expect(status).toBe(75);
     expect(stderr).toContain("Compute Engine answers 400 to DELETE zones/us-central1-a/instances/" + LOST);
     expect(stderr).not.toContain("Traceback");
     expect(google.deleted).toEqual([OURS]);
@@ -346,7 +346,7 @@ describe("what Google refuses", () => {
     google.lacking.add("compute.instances.list");
     known(LOST, "");
     const { status, stderr } = await workers("reap");
-    expect(status).toBe(1);
+    expect(status).toBe(75);
     expect(stderr).toBe(
       `the service account ${google.email} lacks the permission compute.instances.list; add it to a role that it has in the project ` +
         "my-project (Compute Engine says: Required 'compute.instances.list' permission for 'aggregated/instances')\n",
@@ -359,7 +359,7 @@ describe("what Google refuses", () => {
     vm(LOST);
     known(LOST, "");
     const { status, stderr } = await workers("reap");
-    expect(status).toBe(1);
+    expect(status).toBe(75);
     expect(stderr).toContain("lacks the permission compute.instances.delete");
     expect(machines()).toEqual([LOST]);
   });
@@ -368,14 +368,14 @@ describe("what Google refuses", () => {
     google.computeStatus = 503;
     known(LOST, "");
     const { status, stderr } = await workers("reap");
-    expect(status).toBe(1);
+    expect(status).toBe(75);
     expect(stderr).toMatch(/^Compute Engine answers 503 to GET aggregated.instances.*: Backend Error\n$/);
     expect(machines()).toEqual([LOST]);
   });
 
   test("does not answer: a sentence", async () => {
     const { status, stderr } = await workers("reap", GRACE, { GCE_METADATA_HOST: "127.0.0.1:1" });
-    expect(status).toBe(1);
+    expect(status).toBe(75);
     expect(stderr).toMatch(/^the metadata server at http:.* does not answer name: /);
   });
 });
@@ -414,7 +414,7 @@ describe("a worker hears of its manager", () => {
   ])("by the address in the store, whatever Google says: %s", async (_, trouble) => {
     known(OURS, machine("127.0.0.2"));
     vm(OURS);
-    expect((await workers("reap", GRACE, trouble())).status).toBe(1);
+    expect((await workers("reap", GRACE, trouble())).status).toBe(75);
     expect(heard).toBe(1);
   });
 

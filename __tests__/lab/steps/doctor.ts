@@ -143,7 +143,11 @@ function faults(lab: Lab, manager: Instance, cache: Instance): Fault[] {
       host: RUNNER_HOST,
       check: "google",
       sentence: /may not list VMs: it needs compute\.instances\.list/,
-      inject: () => (suspended.deleted = true),
+      // The reaper's look fails too, and is no second failure.
+      inject: () => {
+        suspended.deleted = true;
+        return manager.vm.shell("systemctl start runner-host-workers");
+      },
       mend: () => (suspended.deleted = false),
     },
     {
