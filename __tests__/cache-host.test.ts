@@ -433,6 +433,14 @@ describe("against the rules", () => {
     );
   });
 
+  test("buildCacheServer: a Terraform value, which comes too late", () => {
+    const build = (stack: TerraformStack) =>
+      void create(stack, { buildCacheServer: variable(stack).stringValue as BuildCacheServer });
+    expect(() => synthesized(build)).toThrow(
+      new Error("'buildCacheServer' must be one of versitygw, minio, got a Terraform value"),
+    );
+  });
+
   test("half a Docker Hub login", () => {
     const wants = "must be given too: Docker Hub wants a user name and an access token";
     expect(() => cache({ dockerHubUsername: "me" })).toThrow(new Error(`'dockerHubToken' ${wants}`));

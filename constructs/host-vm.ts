@@ -3,11 +3,11 @@ import { ComputeFirewall } from "@cdktf/provider-google/lib/compute-firewall";
 import { ComputeInstance, ComputeInstanceAttachedDisk } from "@cdktf/provider-google/lib/compute-instance";
 import { ServiceAccount } from "@cdktf/provider-google/lib/service-account";
 import { Resource as NullResource } from "@cdktf/provider-null/lib/resource";
-import { Fn, Lazy, TerraformResource, TerraformStack, Token } from "cdktf";
+import { Fn, Lazy, TerraformResource, Token } from "cdktf";
 import { Construct } from "constructs";
 import { checkLabels, Labels, mergeLabels } from "./labels";
 import { defaultName, serviceAccountId } from "./names";
-import { NetworkAttachment, networkPaths, NetworkPaths } from "./network-attachment";
+import { NetworkAttachment, networkPaths, NetworkPaths, ownWayOut } from "./network-attachment";
 import { opsAgentGrants, opsAgentSettings } from "./ops-agent";
 import { AptRepository, OPS_AGENT_REPOSITORY } from "./package-sources";
 import { hostFile, json, numberText, renderTemplate, terraformString } from "./rendering";
@@ -231,10 +231,7 @@ export abstract class HostVm extends Construct {
     });
     instance.dependsOn = Lazy.listValue({ produce: () => this.needed.map(address) }, { omitEmpty: true });
     this.instance = instance;
-    const { wayOut } = this.network;
-    if (wayOut !== undefined && TerraformStack.of(wayOut) === TerraformStack.of(this)) {
-      this.neededAtBoot(wayOut);
-    }
+    ownWayOut(this, this.network).forEach((wayOut) => this.neededAtBoot(wayOut));
     if (props.sshThroughIap ?? true) {
       new ComputeFirewall(this, "SshThroughIap", {
         project: this.network.project,

@@ -1,4 +1,5 @@
-import { Fn, TerraformResource, Token } from "cdktf";
+import { Fn, TerraformResource, TerraformStack, Token } from "cdktf";
+import { IConstruct } from "constructs";
 import { stringExpression } from "./rendering";
 
 /** A place in a network for a VM. `RunnerNetwork` makes one; an object with the names of an existing network is one too. */
@@ -44,6 +45,11 @@ export function networkPaths(attachment: NetworkAttachment, vmProject: string, z
     project,
     wayOut,
   };
+}
+
+/** The way out, if it is one that this construct's stack can wait for. */
+export function ownWayOut(user: IConstruct, { wayOut }: NetworkAttachment): TerraformResource[] {
+  return wayOut !== undefined && TerraformStack.of(wayOut) === TerraformStack.of(user) ? [wayOut] : [];
 }
 
 export function regionOf(zone: string): string {

@@ -1,6 +1,7 @@
 import { Annotations, Fn, TerraformStack, Token } from "cdktf";
 import { Construct, IConstruct } from "constructs";
 import { CacheHost } from "./cache-host";
+import { ownWayOut } from "./network-attachment";
 import { check, duration, httpUrl, integer } from "./rules";
 import { RunnerHost } from "./runner-host";
 import {
@@ -173,10 +174,7 @@ export class RunnerRegistration extends Construct {
     host.grantSecretAccess(props.token);
     host.grantActAs(workers.serviceAccountEmail);
     host.usedByJobs(workers);
-    const { wayOut } = workers.network;
-    if (wayOut !== undefined && TerraformStack.of(wayOut) === TerraformStack.of(this)) {
-      host.usedByJobs(wayOut);
-    }
+    ownWayOut(this, workers.network).forEach((wayOut) => host.usedByJobs(wayOut));
     if (cacheHost !== undefined) {
       host.usedByJobs(cacheHost);
       host.grantSecretAccess(cacheHost.buildCache.credentials);

@@ -344,13 +344,17 @@ describe("drain.sh, where Terraform runs", () => {
       ...environment,
     });
 
+  const hearsOfTheEnd = async (running: Running) => {
+    says("REQUEST drained: after 9 s");
+    expect(await running.ended).toMatchObject({ status: 0, stderr: "" });
+    expect(running.stdout).toContain("gitlab-runner: drained: after 9 s\n");
+  };
+
   test("waits until the host says so, and repeats what it says", async () => {
     says("REQUEST draining: 1 jobs run");
     const running = script();
     await eventually("it repeats it", () => running.stdout.includes("gitlab-runner: draining: 1 jobs run\n"));
-    says("REQUEST drained: after 9 s");
-    expect(await running.ended).toMatchObject({ status: 0, stderr: "" });
-    expect(running.stdout).toContain("gitlab-runner: drained: after 9 s\n");
+    await hearsOfTheEnd(running);
   });
 
   test.each(["is unreachable", "restarts"])(
@@ -366,9 +370,7 @@ describe("drain.sh, where Terraform runs", () => {
       else writeFileSync(path("unreachable"), "ERROR: 503 Backend Error\n");
       await seconds(1.5);
       rmSync(path("unreachable"), { force: true });
-      says("REQUEST drained: after 9 s");
-      expect(await running.ended).toMatchObject({ status: 0, stderr: "" });
-      expect(running.stdout).toContain("gitlab-runner: drained: after 9 s\n");
+      await hearsOfTheEnd(running);
     },
   );
 
@@ -392,9 +394,7 @@ describe("drain.sh, where Terraform runs", () => {
     writeFileSync(path("slept"), "");
     await seconds(1);
     rmSync(path("unreachable"));
-    says("REQUEST drained: after 9 s");
-    expect(await running.ended).toMatchObject({ status: 0, stderr: "" });
-    expect(running.stdout).toContain("gitlab-runner: drained: after 9 s\n");
+    await hearsOfTheEnd(running);
   });
 
   test("a host that still drains for an earlier wish is waited for until it answers this one", async () => {
@@ -476,9 +476,7 @@ describe("drain.sh, where Terraform runs", () => {
     const running = script();
     await eventually("it is asked", () => calls("bin/gcloud").includes("add-metadata"));
     rmSync(path("unreachable"), { force: true });
-    says("REQUEST drained: after 9 s");
-    expect(await running.ended).toMatchObject({ status: 0, stderr: "" });
-    expect(running.stdout).toContain("gitlab-runner: drained: after 9 s\n");
+    await hearsOfTheEnd(running);
   });
 
   test("tells why gcloud could not ask", async () => {
